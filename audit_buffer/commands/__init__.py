@@ -1,0 +1,3 @@
+"""
+The commands of `audit-buffer`, one module each; see `audit_buffer.cli`.
+"""

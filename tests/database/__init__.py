@@ -1,0 +1,3 @@
+"""
+What databases do to a buffer: connections cut, servers killed, hung, full, read-only, locked; and what is in the table afterwards.
+"""
