@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Dialect, Engine, event
 from sqlalchemy.exc import InvalidRequestError, OperationalError
@@ -32,6 +33,10 @@ _IS_READ_ONLY = {
 # The timeouts with which this thread connects a writer; every other connection of the engine is made as ever.
 _here = threading.local()
 
+# Those that call `_connect_writer()`. Not `event.contains()`: it goes by the engine's id(), which another engine may have had
+# whose dialect is still in use somewhere.
+_told: WeakSet[Dialect] = WeakSet()
+
 
 def connect_outside_pool(engine: Engine, timeouts: Timeouts, watchdog: Watchdog) -> Connection:
     """
@@ -44,8 +49,9 @@ def connect_outside_pool(engine: Engine, timeouts: Timeouts, watchdog: Watchdog)
             protect(watchdog.hold(descriptor), timeouts)
             watchdog.watch()
 
-    if not event.contains(engine, "do_connect", _connect_writer):
+    if engine.dialect not in _told:
         event.listen(engine, "do_connect", _connect_writer)
+        _told.add(engine.dialect)
     pool = engine.pool.recreate()
     # First: what the engine's own events ask the server may get no answer.
     event.listen(pool, "connect", watch, insert=True)

@@ -4,11 +4,12 @@ What bounds the writer's connection, and that it bounds nobody else's.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -98,29 +99,57 @@ def test_the_writers_connection_is_bounded_and_no_other(server_engine: Engine, *
         _kept.pop().close()
 
 
+def told(engine: Engine, connect: Callable[[Engine], object]) -> dict[str, Any]:
+    """
+    Return what the driver is told where *connect* makes a connection of *engine*.
+    """
+    seen: list[dict[str, Any]] = []
+    dialect: Any = engine.dialect
+    of_the_driver = dialect.connect
+
+    def spy(*args: Any, **keywords: Any) -> Any:
+        seen.append(keywords)
+        return of_the_driver(*args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialect, "connect", spy)
+        connect(engine)
+    return seen.pop()
+
+
+def write(engine: Engine) -> None:
+    database = Database(engine)
+    with database.transaction():
+        pass
+    database.close()
+
+
 def test_the_driver_is_told_how_long_to_connect(server_engine: Engine) -> None:
     """
     What the application says about that itself goes first; its own connections know nothing of it.
     """
-    seen: list[dict[str, Any]] = []
     own = {"connect_timeout": 7}
     for arguments, expected in (({}, 10), (own, 7)):
         engine = sa.create_engine(server_engine.url, connect_args=arguments)
-        dialect: Any = engine.dialect
-        connect = dialect.connect
-
-        def spy(*args: Any, connect: Any = connect, **keywords: Any) -> Any:
-            seen.append(keywords)
-            return connect(*args, **keywords)
-
-        dialect.connect = spy
-        database = Database(engine)
-        with database.transaction():
-            assert seen.pop()["connect_timeout"] == expected
-        with engine.connect():
-            assert seen.pop().get("connect_timeout") == arguments.get("connect_timeout")
-        database.close()
+        assert told(engine, write)["connect_timeout"] == expected
+        seen = told(engine, lambda engine: engine.connect().close())
+        assert seen.get("connect_timeout") == arguments.get("connect_timeout")
         engine.dispose()
+
+
+def test_an_engine_in_the_place_of_one_that_is_gone_is_told_too(server_engine: Engine) -> None:
+    """
+    SQLAlchemy knows what listens to an engine by the engine's ``id()``, and for as long as its dialect lives.
+    """
+    dialects, places = [], set[int]()
+    while id(engine := sa.create_engine(server_engine.url)) not in places:
+        write(engine)
+        places.add(id(engine))
+        dialects.append(engine.dialect)
+        del engine
+        gc.collect()
+    assert told(engine, write)["connect_timeout"] == 10
+    engine.dispose()
 
 
 def test_an_application_that_has_all_its_connections_in_use_keeps_no_writer_waiting(
