@@ -22,35 +22,44 @@ General layout, from the top; imports go strictly downward:
 - `_codec`: an entry as bytes, validated; `_values`: rows and calls
 - `_timing`: clocks, and decisions as pure functions
 - `config`, `entry`, `errors`, `events`, `instrumentation`: what everybody uses
+
+A name below is imported when it is first used: nobody waits for SQLAlchemy who only wants to see the version, and a program pays for
+what it uses.
 """
 
-from audit_buffer._assessment import Finding
-from audit_buffer._health import Health, RingUsage
-from audit_buffer._opening import open_audit
-from audit_buffer.buffer import AuditBuffer
-from audit_buffer.config import BufferConfig
-from audit_buffer.entry import AuditEntry
-from audit_buffer.errors import (
-    AuditBufferError,
-    BufferClosed,
-    BufferFull,
-    ConfigError,
-    EntryQuarantined,
-    EntryRejected,
-    FlushTimeout,
-    IntegrityAlarm,
-    RingCorrupt,
-    RingError,
-    RingInUse,
-    RingVersionUnsupported,
-    SinkError,
-)
-from audit_buffer.events import DomainEvent, EventBus
-from audit_buffer.service import AuditService
-from audit_buffer.sinks import Batch, Gap, Sink, TableSink
-from audit_buffer.sinks._settings import DatabaseSettings
-from audit_buffer.stats import BufferStats
+from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from audit_buffer._assessment import Finding
+    from audit_buffer._health import Health, RingUsage
+    from audit_buffer._opening import open_audit
+    from audit_buffer.buffer import AuditBuffer
+    from audit_buffer.config import BufferConfig
+    from audit_buffer.entry import AuditEntry
+    from audit_buffer.errors import (
+        AuditBufferError,
+        BufferClosed,
+        BufferFull,
+        ConfigError,
+        EntryQuarantined,
+        EntryRejected,
+        FlushTimeout,
+        IntegrityAlarm,
+        RingCorrupt,
+        RingError,
+        RingInUse,
+        RingVersionUnsupported,
+        SinkError,
+    )
+    from audit_buffer.events import DomainEvent, EventBus
+    from audit_buffer.service import AuditService
+    from audit_buffer.sinks import Batch, Gap, Sink, TableSink
+    from audit_buffer.sinks._settings import DatabaseSettings
+    from audit_buffer.stats import BufferStats
 
 __version__ = "0.1.0"
 
@@ -85,3 +94,53 @@ __all__ = [
     "TableSink",
     "open_audit",
 ]
+
+# Where each name comes from; the imports above tell the same to type checkers.
+_HOMES = {
+    "_assessment": ("Finding",),
+    "_health": ("Health", "RingUsage"),
+    "_opening": ("open_audit",),
+    "buffer": ("AuditBuffer",),
+    "config": ("BufferConfig",),
+    "entry": ("AuditEntry",),
+    "errors": (
+        "AuditBufferError",
+        "BufferClosed",
+        "BufferFull",
+        "ConfigError",
+        "EntryQuarantined",
+        "EntryRejected",
+        "FlushTimeout",
+        "IntegrityAlarm",
+        "RingCorrupt",
+        "RingError",
+        "RingInUse",
+        "RingVersionUnsupported",
+        "SinkError",
+    ),
+    "events": ("DomainEvent", "EventBus"),
+    "instrumentation": (),
+    "schema": (),
+    "service": ("AuditService",),
+    "sinks": ("Batch", "Gap", "Sink", "TableSink"),
+    "sinks._settings": ("DatabaseSettings",),
+    "stats": ("BufferStats",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """
+    Import what *name* stands for: one of ``__all__``, or a public module such as ``audit_buffer.errors``. See PEP 562.
+    """
+    if name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _HOMES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

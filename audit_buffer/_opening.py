@@ -4,12 +4,17 @@ The way in for an application that has a database and wants an audit trail: one 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session, sessionmaker
 
 from audit_buffer.buffer import AuditBuffer
 from audit_buffer.config import BufferConfig
 from audit_buffer.service import AuditService
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
 
 
 __all__ = ["open_audit"]

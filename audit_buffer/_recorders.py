@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from sqlalchemy.orm import Session
 
 from audit_buffer._codec import FACTS, encode_closely, encode_into, to_micros
 from audit_buffer._ring import Payload
@@ -23,6 +22,10 @@ from audit_buffer.sinks._calls import CallSink, encode_call
 from audit_buffer.sinks._entries import EntrySink
 from audit_buffer.sinks._protocol import Sink
 from audit_buffer.sinks._table import TableSink
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 __all__ = ["Publish", "Recorder", "recorder_for"]

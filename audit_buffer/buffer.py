@@ -16,11 +16,10 @@ import warnings
 from datetime import datetime
 from functools import wraps
 from types import ModuleType, TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from uuid import UUID
 
 import attrs
-from sqlalchemy.orm import Session
 
 from audit_buffer import _fork, instrumentation
 from audit_buffer._admission import Admission
@@ -33,6 +32,10 @@ from audit_buffer._timing import USUAL_BATCH, Clock, Deadline, SystemClock
 from audit_buffer.config import BufferConfig, Durability
 from audit_buffer.errors import ConfigError
 from audit_buffer.stats import BufferStats
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 __all__ = ["AuditBuffer", "BufferStats"]

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import URL, Engine, Select, func, insert, select
-from sqlalchemy.orm import Session, sessionmaker
 
 from audit_buffer._codec import EntryCodec
 from audit_buffer.config import BufferConfig
@@ -21,6 +20,10 @@ from audit_buffer.entry import AuditEntry
 from audit_buffer.schema import audit_log, metadata
 from audit_buffer.sinks._engines import engine_of
 from audit_buffer.sinks._rows import entry_row
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
 
 
 __all__ = ["AuditService"]

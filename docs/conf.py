@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(int|str|bytes|bool|float|list|dict|tuple|set|frozenset|object|type|None|Any|Callable|Iterator|Iterable)",
     ),
-    (r"py:.*", r"(URL|Clock)"),
+    (r"py:.*", r"(URL|Clock|datetime)"),
     (
         r"py:.*",
         r"(Sequence|Mapping|Self|Path|UUID|Engine|Session|sessionmaker|Table|BaseException|Exception|ValueError|TypeError)",

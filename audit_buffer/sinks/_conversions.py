@@ -22,7 +22,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Dialect, types
-from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from audit_buffer._facts import check_json
@@ -62,7 +61,10 @@ def conversion_for(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
     """
     Return the conversion for values of the type *kind*; a type that is not known here takes values as they are.
     """
-    return next((make(kind, dialect) for family, make in _MAKERS if isinstance(kind, family)), _as_it_is)
+    make = _DIALECTS_OWN.get(_visit_name(kind))
+    if make is None:
+        make = next((make for family, make in _MAKERS if isinstance(kind, family)), None)
+    return make(kind, dialect) if make is not None else _as_it_is
 
 
 def _as_it_is(value: Any) -> Any:
@@ -244,7 +246,7 @@ def _json(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
     def convert(value: Any) -> Any:
         if not own_serializer:
             check_json(value, "it")
-        if isinstance(kind, postgresql.JSONB) and _holds_nul(value):
+        if _visit_name(kind) == "jsonb" and _holds_nul(value):
             raise ValueError("it holds a NUL, which jsonb cannot store; use JSON")
         if depth is not None and _depth(value) >= depth:
             raise ValueError(f"MariaDB takes JSON of at most {depth - 1} levels")
@@ -296,10 +298,19 @@ def _visit_name(kind: TypeEngine[Any]) -> str:
     return kind.__visit_name__.lower()
 
 
+_Maker = Callable[[TypeEngine[Any], Dialect], Conversion]
+
+# By name, so that no dialect has to be imported that the application does not use.
+_DIALECTS_OWN: dict[str, _Maker] = {
+    "set": _instances(set, frozenset, str),
+    "interval": _instances(dt.timedelta),
+    "inet": _network(ipaddress.ip_interface),
+    "cidr": _network(ipaddress.ip_network),
+}
+
 # Order matters: the first family a type belongs to decides.
-_MAKERS: tuple[tuple[Any, Callable[[TypeEngine[Any], Dialect], Conversion]], ...] = (
+_MAKERS: tuple[tuple[Any, _Maker], ...] = (
     (types.Enum, _enum),
-    (mysql.SET, _instances(set, frozenset, str)),
     (types.JSON, _json),
     (types.ARRAY, _array),
     (types.Boolean, _boolean),
@@ -310,9 +321,7 @@ _MAKERS: tuple[tuple[Any, Callable[[TypeEngine[Any], Dialect], Conversion]], ...
     (types.DateTime, _moment),
     (types.Date, _instances(dt.date)),
     (types.Time, _instances(dt.time)),
-    ((types.Interval, postgresql.INTERVAL), _instances(dt.timedelta)),
+    (types.Interval, _instances(dt.timedelta)),
     ((types.LargeBinary, types.BINARY, types.VARBINARY), _binary),
     (types.Uuid, _uuid),
-    (postgresql.INET, _network(ipaddress.ip_interface)),
-    (postgresql.CIDR, _network(ipaddress.ip_network)),
 )

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, StaticPool, create_engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.orm import Session, sessionmaker
 
 from audit_buffer.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
 
 
 __all__ = ["database_name", "engine_of", "is_private_memory", "sqlite_file"]
@@ -66,10 +70,20 @@ def engine_of(bind: Engine | sessionmaker[Session] | URL | str) -> Engine:
             return create_engine(bind)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
             raise ConfigError("bind", _masked(bind), f"is not a usable database URL ({error})") from None
-    engine = bind.kw.get("bind") if isinstance(bind, sessionmaker) else bind
+    engine = bind if isinstance(bind, Engine) else _engine_of_sessions(bind)
     if not isinstance(engine, Engine):
         raise ConfigError("bind", bind, "must be an Engine, a sessionmaker bound to one, or a database URL")
     return engine
+
+
+def _engine_of_sessions(bind: object) -> Any:
+    """
+    Return what the sessions that *bind* makes are bound to, or None.
+    """
+    # Whoever has made a sessionmaker has imported this; it takes half as long as the rest of SQLAlchemy.
+    from sqlalchemy.orm import sessionmaker  # noqa: PLC0415
+
+    return bind.kw.get("bind") if isinstance(bind, sessionmaker) else None
 
 
 def _masked(url: URL | str) -> str:

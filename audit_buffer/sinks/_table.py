@@ -7,12 +7,11 @@ names the position it moves from, so that a batch that is already in the table c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine, Table, delete, insert, select
 from sqlalchemy import inspect as inspect_mapped
-from sqlalchemy.orm import Mapper, Session, sessionmaker
 
 from audit_buffer._values import decode_values, encode_values
 from audit_buffer.errors import ConfigError, EntryRejected
@@ -28,6 +27,10 @@ from audit_buffer.sinks._positions import Positions
 from audit_buffer.sinks._protocol import Batch
 from audit_buffer.sinks._rows import now
 from audit_buffer.sinks._timeouts import Timeouts
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
 
 
 __all__ = ["TableSink"]
@@ -269,7 +272,7 @@ def _columns_of(table: Table | type[Any]) -> tuple[Table, dict[str, Any]]:
         # A key may be a subclass of str (quoted_name), which no row could carry.
         return table, {str(column.key): column for column in table.columns}
     mapper = inspect_mapped(table, raiseerr=False)
-    if not isinstance(mapper, Mapper) or not isinstance(mapper.local_table, Table):
+    if not getattr(mapper, "is_mapper", False) or not isinstance(mapper.local_table, Table):
         raise ConfigError("table", table, "must be a Table or a mapped class")
     own = mapper.local_table
     if len(mapper.tables) > 1:
