@@ -4,6 +4,8 @@ Programs that tests run as processes of their own: small ones, written down wher
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -142,3 +144,25 @@ def rings(folder: Path) -> list[str]:
 
 def types(entries: list[AuditEntry]) -> list[str]:
     return [entry.event_type for entry in entries]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """
+    Let nobody write into the database.
+    """
+    database = sqlite3.connect(folder / "audit.db", isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        database.close()
+
+
+def documented_unit() -> str:
+    """
+    Return the unit file for systemd that the documentation shows.
+    """
+    page = (ROOT / "docs/how-to/servers.md").read_text()
+    (unit,) = re.findall(r"```ini\n( *\[Unit\].*?)```", page, re.DOTALL)
+    return textwrap.dedent(unit)

@@ -1,23 +1,19 @@
 """
 What a supervisor does to a service that is to stop, systemd and Kubernetes alike: SIGTERM, some patience, SIGKILL.
 
-systemd itself, where it is installed, only reads the unit file of docs/how-to/servers.md here.
+The unit file of docs/how-to/servers.md is only read here; `test_systemd` runs it.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
-import sqlite3
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.crash.programs import ROOT, create_schema, recover, rings, running, types
+from tests.crash.programs import create_schema, documented_unit, locked, recover, rings, running, types
 
 
 RECORDED = [f"e{number}" for number in range(300)]
@@ -44,19 +40,6 @@ def stop(process: subprocess.Popen[str], grace: float) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """
-    Let nobody write into the database.
-    """
-    database = sqlite3.connect(folder / "audit.db", isolation_level=None)
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        database.close()
 
 
 def test_a_service_that_is_stopped_has_written_everything(tmp_path: Path) -> None:
@@ -106,10 +89,8 @@ def test_the_unit_file_is_one_for_systemd(tmp_path: Path) -> None:
     """
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
-    page = (ROOT / "docs/how-to/servers.md").read_text()
-    (unit,) = re.findall(r"```ini\n( *\[Unit\].*?)```", page, re.DOTALL)
     path = tmp_path / "audited.service"
     # It looks whether the program is there.
-    path.write_text(unit.replace("/srv/app/.venv/bin/python", "/bin/true"))
+    path.write_text(documented_unit().replace("/srv/app/.venv/bin/python", "/bin/true"))
     ended = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
