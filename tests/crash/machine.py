@@ -106,11 +106,12 @@ class Machine:
         """
         # What `systemctl enable` does. Without it systemd forgets how the unit ended as soon as it has.
         wants = self._units / "multi-user.target.wants"
-        wants.mkdir()
-        (wants / name).symlink_to(self._units / name)
+        wants.mkdir(exist_ok=True)
+        if not (wants / name).is_symlink():
+            (wants / name).symlink_to(self._units / name)
         (self._units / name).write_text(text)
         folder = self._units / f"{name}.d"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "test.conf").write_text(dropin)
         self.systemctl("daemon-reload")
 

@@ -41,22 +41,24 @@ with AuditBuffer(service, BufferConfig.from_env(), handle_signals=("SIGTERM",)) 
 
 class Unit:
     """
-    The documented unit on a machine; its program is APP, for which this interpreter is in /srv/app/.venv.
+    The documented unit on a machine; /srv/app/.venv is an environment of this interpreter's, with its packages.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.folder = machine.lib / "app"
+        self.errors = machine.lib / "errors"
+        self.errors.touch()
         environment = machine.srv / "app" / ".venv"
         venv.create(environment, symlinks=True)
-        packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-        (packages / "app.py").write_text(APP)
-        (packages / "tested.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+        self._packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+        (self._packages / "tested.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
 
-    def install(self, *lines: str, **settings: object) -> None:
+    def install(self, *lines: str, app: str = APP, **settings: object) -> None:
         """
-        Put the unit file there, with these lines and settings of the buffer in a drop-in.
+        Put program and unit file there, with these lines and settings of the buffer in a drop-in.
         """
+        (self._packages / "app.py").write_text(app)
         settings = {"durability": "process", "flush_interval": 60, **settings}
         environment = [f"Environment=AUDIT_{name.upper()}={value}" for name, value in settings.items()]
         dropin = ["[Service]", "StandardError=append:/var/lib/errors", *environment, *lines]
@@ -98,8 +100,9 @@ def unit() -> Iterator[Unit]:
     if reason := missing():
         pytest.skip(reason)
     with booted() as machine:
-        yield Unit(machine)
-        print((machine.lib / "errors").read_text())
+        unit = Unit(machine)
+        yield unit
+        print(unit.errors.read_text())
 
 
 def test_a_unit_that_is_stopped_has_written_everything(unit: Unit) -> None:
@@ -122,7 +125,7 @@ def test_a_unit_whose_database_hangs_ends_by_itself(unit: Unit) -> None:
     first = unit.start()
     with locked(unit.folder):
         assert unit.stop() == ("exit-code", "1", "1")
-    assert "300 entries are kept" in (unit.machine.lib / "errors").read_text()
+    assert "300 entries are kept" in unit.errors.read_text()
     assert unit.written(first) == []
     second = unit.start()
     assert unit.stop() == ("success", "1", "143")
@@ -139,6 +142,21 @@ def test_a_unit_that_is_killed_for_its_patience_loses_nothing(unit: Unit) -> Non
     with locked(unit.folder):
         assert unit.stop() == ("timeout", "2", "9")
     assert unit.written(first) == []
+    second = unit.start()
+    assert unit.stop() == ("success", "1", "143")
+    assert (unit.written(first), unit.written(second)) == (RECORDED, RECORDED)
+    assert rings(unit.folder) == []
+
+
+def test_a_unit_without_a_handler_delivers_at_its_next_start(unit: Unit) -> None:
+    """
+    It ends on the spot, which systemd takes for a success; nothing is lost.
+    """
+    unit.install(app=APP.replace('("SIGTERM",)', "()"))
+    first = unit.start()
+    assert unit.stop() == ("success", "2", "15")
+    assert unit.written(first) == []
+    unit.install()
     second = unit.start()
     assert unit.stop() == ("success", "1", "143")
     assert (unit.written(first), unit.written(second)) == (RECORDED, RECORDED)
