@@ -46,11 +46,12 @@ COMPLETE = ",".join(
     )
 )
 
-# Interpreters between the oldest and the newest: the faults of servers take long, and ask nothing of them that the other two
-# do not answer.
+# Interpreters between the oldest and the newest. They are asked what an interpreter could answer in its own way: bytecode that is
+# interrupted, threads, forks, exits. Databases and the command line are asked on the other two.
 BETWEEN = ("3.12",)
-# What the version of SQLAlchemy does not touch: the ring, and processes that end in all manner of ways.
-BELOW_SQLALCHEMY = ("tests/ring", "tests/crash")
+OF_THE_INTERPRETER = ("tests/flow", "tests/ring", "tests/crash", "tests/test_multiprocessing_children.py")
+# What the version of SQLAlchemy does not touch: the ring, processes that end in all manner of ways, and how the bench measures.
+BELOW_SQLALCHEMY = ("tests/ring", "tests/crash", "tests/bench")
 
 # The suites that this nox run has measured already.
 measured: set[str] = set()
@@ -201,8 +202,8 @@ def docs(session: nox.Session) -> None:
 def run_pytest(session: nox.Session, *, measure: bool, oldest: bool = False) -> None:
     report = f"--junitxml={results(session, 'pytest')}"
     arguments = ["-m", "pytest", "-n", "4", report, *session.posargs]
-    if session.python in BETWEEN:
-        arguments.append("--ignore=tests/database")
+    if session.python in BETWEEN and not session.posargs:
+        arguments += OF_THE_INTERPRETER
     if oldest:
         arguments += [f"--ignore={folder}" for folder in BELOW_SQLALCHEMY]
     if measure:
