@@ -56,7 +56,7 @@ BELOW_SQLALCHEMY = ("tests/ring", "tests/crash", "tests/bench")
 # The suites that this nox run has measured already.
 measured: set[str] = set()
 
-# Left out: benchmarks (wants an idle machine), crash and torture (minutes of killing processes).
+# Left out: benchmarks (wants an idle machine), crash and torture (minutes of killing processes), recipes (wants a Redis).
 nox.options.sessions = [
     "lint",
     "typing",
@@ -208,7 +208,7 @@ def run_pytest(session: nox.Session, *, measure: bool, oldest: bool = False) -> 
         arguments += [f"--ignore={folder}" for folder in BELOW_SQLALCHEMY]
     if measure:
         # Tests that trace by themselves run in the sessions that are not measured.
-        arguments += ["-m", "not torture and not untraced"]
+        arguments += ["-m", "not torture and not recipes and not untraced"]
         session.run("coverage", "run", *arguments, env=start_measuring("pytest"))
     else:
         session.run("python", *arguments)
@@ -311,6 +311,16 @@ def crash(session: nox.Session) -> None:
     """
     install_for_tests(session, *group("test"))
     run_torture(session, "-n", "2")
+
+
+@nox.session
+def recipes(session: nox.Session) -> None:
+    """
+    Run what docs/how-to/servers.md tells to do, under gunicorn, uvicorn and Celery.
+    """
+    install_for_tests(session, *group("test", "recipes"))
+    report = f"--junitxml={results(session, 'pytest')}"
+    session.run("pytest", "tests/recipes", "-m", "recipes", "-n", "2", report, *session.posargs)
 
 
 @nox.session

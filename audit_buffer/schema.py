@@ -20,6 +20,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Engine,
     Index,
     Integer,
     LargeBinary,
@@ -29,8 +30,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    inspect,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from audit_buffer._facts import MAX_LENGTHS
@@ -42,6 +45,7 @@ __all__ = [
     "JsonText",
     "UtcDateTime",
     "audit_log",
+    "create_tables",
     "gap_table",
     "metadata",
     "position_table",
@@ -235,3 +239,27 @@ quarantine_table = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
     **_MARIADB_OPTIONS,
 )
+
+
+def create_tables(engine: Engine, tables: MetaData) -> None:
+    """
+    Create those of *tables* that do not exist, also while other processes do the same.
+
+    Between the look and the CREATE TABLE another worker of the same server may have been quicker. Whoever fails with a table that is
+    there now looks again; with no such table the failure is another one.
+    """
+    missing = _missing(engine, tables)
+    while True:
+        try:
+            tables.create_all(engine)
+        except DBAPIError:
+            before, missing = missing, _missing(engine, tables)
+            if missing == before:
+                raise
+        else:
+            return
+
+
+def _missing(engine: Engine, tables: MetaData) -> set[str]:
+    there = inspect(engine)
+    return {table.name for table in tables.sorted_tables if not there.has_table(table.name)}

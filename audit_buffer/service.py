@@ -17,7 +17,7 @@ from sqlalchemy import URL, Engine, Select, func, insert, select
 from audit_buffer._codec import EntryCodec
 from audit_buffer.config import BufferConfig
 from audit_buffer.entry import AuditEntry
-from audit_buffer.schema import audit_log, metadata
+from audit_buffer.schema import audit_log, create_tables, metadata
 from audit_buffer.sinks._engines import engine_of
 from audit_buffer.sinks._rows import entry_row
 
@@ -55,9 +55,10 @@ class AuditService:
 
     def create_schema(self) -> None:
         """
-        Create the table unless it exists. With Alembic, let a migration create `AuditService.metadata` instead.
+        Create the table unless it exists; several processes may do so at once. With Alembic, let a migration create
+        `AuditService.metadata` instead.
         """
-        metadata.create_all(self.engine)
+        create_tables(self.engine, metadata)
 
     def record(
         self,

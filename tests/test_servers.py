@@ -11,18 +11,18 @@ from sqlalchemy import Engine
 from tests import servers
 
 
-NOWHERE = ("AUDIT_TEST_POSTGRESQL", "AUDIT_TEST_MYSQL", "AUDIT_TEST_REQUIRE")
+NAMES = ("AUDIT_TEST_POSTGRESQL", "AUDIT_TEST_MYSQL", "AUDIT_TEST_REDIS")
 
 
 @pytest.fixture
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in NOWHERE:
+    for variable in (*NAMES, "AUDIT_TEST_REQUIRE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(servers, "_listening", lambda url: None)
     monkeypatch.setattr(servers, "WHEEL", "no_such_wheel")
 
 
-FINDERS = pytest.mark.parametrize("find", [servers.postgresql_url, servers.mariadb_url])
+FINDERS = pytest.mark.parametrize("find", [servers.postgresql_url, servers.mariadb_url, servers.redis_url])
 
 
 def test_every_engine_starts_on_an_empty_database(any_engine: Engine) -> None:
@@ -79,6 +79,6 @@ def test_a_server_named_by_the_environment_comes_first(find, monkeypatch: pytest
     """
     No other server is looked for when the environment names one.
     """
-    for variable in NOWHERE[:2]:
+    for variable in NAMES:
         monkeypatch.setenv(variable, "sqlite:///elsewhere")
     assert find().render_as_string() == "sqlite:///elsewhere"

@@ -15,7 +15,13 @@ from sqlalchemy import inspect as inspect_mapped
 
 from audit_buffer._values import decode_values, encode_values
 from audit_buffer.errors import ConfigError, EntryRejected
-from audit_buffer.schema import companion_metadata, gap_table, position_table, quarantine_table
+from audit_buffer.schema import (
+    companion_metadata,
+    create_tables,
+    gap_table,
+    position_table,
+    quarantine_table,
+)
 from audit_buffer.sinks._bulk import COUNTED, require_all
 from audit_buffer.sinks._columns import ColumnRule, is_generated
 from audit_buffer.sinks._database import Database
@@ -73,7 +79,7 @@ class TableSink:
         """
         Create the companion tables (position, gaps, quarantine) unless they exist; the own table is the application's to create.
         """
-        companion_metadata.create_all(self.engine)
+        create_tables(self.engine, companion_metadata)
 
     # At the call ------------------------------------------------------------------------------------------------
 

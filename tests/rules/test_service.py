@@ -12,7 +12,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine, orm
 
-from audit_buffer import AuditBuffer, AuditService, BufferConfig, ConfigError, EntryRejected, open_audit
+from audit_buffer import (
+    AuditBuffer,
+    AuditService,
+    BufferConfig,
+    ConfigError,
+    EntryRejected,
+    TableSink,
+    open_audit,
+)
 from audit_buffer.schema import audit_log
 
 
@@ -264,3 +272,46 @@ def test_open_audit_returns_what_the_configuration_says(sqlite_engine: Engine) -
     with buffer:
         buffer.record("b")
         assert buffer.count() == 2
+
+
+OWN = sa.Table(
+    "facts", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("a", sa.Integer)
+)
+CREATORS = pytest.mark.parametrize(
+    "creator", [AuditService, lambda engine: TableSink(engine, OWN)], ids=["service", "table sink"]
+)
+
+
+@CREATORS
+def test_a_worker_that_is_overtaken_while_it_creates_the_schema_goes_on(any_engine: Engine, creator) -> None:
+    """
+    The workers of a server start at once: another one may create each table between the look and the CREATE TABLE.
+    """
+    quicker = sa.create_engine(any_engine.url)
+    overtaken = []
+
+    def overtake(connection, cursor, statement, parameters, context, executemany) -> None:
+        (table,) = [table for table in tables if f"CREATE TABLE {table.name} " in statement] or [None]
+        if table is not None and table not in overtaken:
+            overtaken.append(table)
+            table.create(quicker)
+
+    OWN.create(any_engine)
+    target = creator(any_engine)
+    tables = (
+        target.metadata if isinstance(target, AuditService) else target.companion_metadata
+    ).sorted_tables
+    sa.event.listen(any_engine, "before_cursor_execute", overtake)
+    target.create_schema()
+    assert overtaken
+    assert {table.name for table in tables} <= set(sa.inspect(any_engine).get_table_names())
+    quicker.dispose()
+
+
+def test_a_schema_that_cannot_be_created_is_an_error(sqlite_engine: Engine) -> None:
+    """
+    Only a table that has appeared meanwhile is a reason to look again.
+    """
+    sa.event.listen(sqlite_engine, "connect", lambda raw, record: raw.execute("PRAGMA query_only = 1"))
+    with pytest.raises(sa.exc.OperationalError, match="readonly"):
+        AuditService(sqlite_engine).create_schema()
