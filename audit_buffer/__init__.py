@@ -6,7 +6,7 @@ General layout, from the top; imports go strictly downward:
 - `_opening`: `open_audit()`, which may give the plain service instead
 - `buffer`: `AuditBuffer`, the wiring and the face of the wrapped service
 - `_health`: one look at buffer, ring and database; `_assessment` judges it
-- `_lifecycle`: the exit hook and the forked child (`_fork`, `_signals`)
+- `_lifecycle`: the end of the process and the forked child (`_exit`, `_fork`, `_signals`)
 - `_admission`: what happens when the ring is full
 - `_writer`, `_syncer`: the two steps; `_worker` is the thread around each, `_reports` what they tell
 - `_recorders`: `record()` for each kind of target
@@ -24,13 +24,15 @@ General layout, from the top; imports go strictly downward:
 - `config`, `entry`, `errors`, `events`, `instrumentation`: what everybody uses
 
 A name below is imported when it is first used: nobody waits for SQLAlchemy who only wants to see the version, and a program pays for
-what it uses.
+what it uses. Only `_exit` comes at once, for its place among the exit hooks.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from audit_buffer import _exit as _exit
 
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 The life of a buffer's moving parts: opened, drained at the end of the process, begun anew in a forked child.
 
 Guarantees:
-    * The exit hook is registered when the library is imported, so that it runs after the application's own hooks.
+    * The exit hook runs after the application's own hooks (`_exit`).
     * It starts nothing: it lets the writer's thread finish, and writes on the thread that runs it where there is none. It
       takes at most `exit_timeout` seconds per buffer. What is left is said on standard error, kept or lost.
     * In a child that multiprocessing forked, where no exit hook runs, its finalizers do the same, after its threads.
@@ -11,7 +11,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
 import traceback
@@ -21,6 +20,7 @@ from audit_buffer import _fork, _signals, instrumentation
 from audit_buffer._adoption import Adoption
 from audit_buffer._channel import Channel
 from audit_buffer._durability import Place, UnopenedRing
+from audit_buffer._exit import at_exit
 from audit_buffer._ring import Ring
 from audit_buffer._ring_file import RingFile
 from audit_buffer._state import Attention, State
@@ -245,5 +245,5 @@ def _other_threads() -> list[Thread]:
     return [thread for thread in threading.enumerate() if not thread.daemon and thread not in mine]
 
 
-atexit.register(_drain_all)
+at_exit(_drain_all)
 _fork.in_multiprocessing_child(_drain_in_child)

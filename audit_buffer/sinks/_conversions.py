@@ -242,11 +242,12 @@ def _enum(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
 def _json(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
     own_serializer = getattr(dialect, "_json_serializer", None) is not None
     depth = _MARIADB_JSON_DEPTH if dialect.name in _MARIADB else None
+    postgresql_jsonb = dialect.name == "postgresql" and _visit_name(kind) == "jsonb"
 
     def convert(value: Any) -> Any:
         if not own_serializer:
             check_json(value, "it")
-        if _visit_name(kind) == "jsonb" and _holds_nul(value):
+        if postgresql_jsonb and _holds_nul(value):
             raise ValueError("it holds a NUL, which jsonb cannot store; use JSON")
         if depth is not None and _depth(value) >= depth:
             raise ValueError(f"MariaDB takes JSON of at most {depth - 1} levels")
@@ -295,7 +296,8 @@ def _network(parse: Callable[[str], object]) -> Callable[[TypeEngine[Any], Diale
 
 
 def _visit_name(kind: TypeEngine[Any]) -> str:
-    return kind.__visit_name__.lower()
+    # A type that is never part of DDL needs none.
+    return getattr(kind, "__visit_name__", "").lower()
 
 
 _Maker = Callable[[TypeEngine[Any], Dialect], Conversion]

@@ -129,6 +129,16 @@ def test_an_exit_hook_registered_after_ours_runs_before_it(tmp_path: Path) -> No
     assert events(tmp_path) == ["last.words"]
 
 
+def test_an_exit_hook_registered_before_the_first_use_runs_before_ours_too(tmp_path: Path) -> None:
+    """
+    The names of the package are imported when they are used; the place of its hook is that of its import.
+    """
+    before = "import atexit, audit_buffer; atexit.register(lambda: audit.record('last.words'))"
+    done = run(tmp_path, "", before=before)
+    assert done.returncode == 0, done.stderr
+    assert events(tmp_path) == ["last.words"]
+
+
 def test_flush_and_close_work_in_an_exit_hook(tmp_path: Path) -> None:
     """
     Where the interpreter starts no thread any more they write by themselves, at once.

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.types import TypeEngine
 
 from audit_buffer import AuditBuffer, EntryRejected, TableSink
+from audit_buffer.sinks._conversions import conversion_for
 from tests.rules.column_types import Reversed, Shouted
 
 
@@ -358,3 +360,17 @@ def test_json_is_taken_as_deep_as_the_database_takes_it(kept_engine: Engine) -> 
         assert refusals(kept_engine, sa.JSON, [nested(32), {"a": nested(31)}]) == []
         with pytest.raises(sa.exc.DatabaseError):
             both(kept_engine, sa.JSON, [nested(33)])
+
+
+class Nameless(TypeEngine[Any]):
+    """
+    A type that is in no DDL, so that SQLAlchemy has no name to ask for.
+    """
+
+
+def test_a_type_without_a_name_takes_values_as_they_are() -> None:
+    """
+    The types of single databases are known by name; one that has none is none of them.
+    """
+    value = object()
+    assert conversion_for(Nameless(), sqlite.dialect())(value) is value
