@@ -130,6 +130,18 @@ def install_for_tests(session: nox.Session, *requirements: str) -> None:
     session.install("-e", ".[cli,postgresql,mysql]", *requirements)
 
 
+def install_without_speedups(session: nox.Session, *requirements: str) -> None:
+    """
+    The same where the module in C cannot be built, as on a machine without a compiler.
+    """
+    suffix = session.run(
+        "python", "-c", "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))", silent=True
+    )
+    (ROOT / "audit_buffer" / f"_speedups{str(suffix).strip()}").unlink(missing_ok=True)
+    session.install("-e", ".[cli,postgresql,mysql]", *requirements, env={"CC": "false"})
+    session.run("python", "-c", "from audit_buffer._usual import HAS_SPEEDUPS; assert not HAS_SPEEDUPS")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """
@@ -168,7 +180,8 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "audit_buffer").rglob("*.py")}
     missing = (sources | {"audit_buffer/py.typed"}) - set(names)
-    foreign = [name for name in names if not name.startswith(("audit_buffer/", "audit_buffer-"))]
+    of_ours = (*sources, "audit_buffer/py.typed", "audit_buffer/_speedups.", "audit_buffer-")
+    foreign = [name for name in names if not name.startswith(of_ours)]
     if missing or foreign:
         session.error(f"{wheel.name} lacks {sorted(missing)}, should not hold {foreign}")
 
@@ -182,6 +195,7 @@ def check_sdist(session: nox.Session, sdist: Path) -> None:
         "noxfile.py",
         "README.md",
         "LICENSE",
+        "audit_buffer/_speedups.c",
         "tests/conftest.py",
         "docs/conf.py",
     }
@@ -221,11 +235,12 @@ def run_pytest(session: nox.Session, *, measure: bool, oldest: bool = False) -> 
 def tests(session: nox.Session, sqlalchemy: str) -> None:
     """
     Run pytest. The SQLAlchemy 2.0 run has every core dependency at its lowest allowed version.
+
+    What lies between the oldest and the newest interpreter runs without the module in C.
     """
     oldest = sqlalchemy == "2.0"
-    install_for_tests(
-        session, *group("test"), *(lowest_versions() if oldest else [f"sqlalchemy=={sqlalchemy}.*"])
-    )
+    install = install_without_speedups if session.python in BETWEEN else install_for_tests
+    install(session, *group("test"), *(lowest_versions() if oldest else [f"sqlalchemy=={sqlalchemy}.*"]))
     run_pytest(session, measure=session.python == THIS_PYTHON and not oldest, oldest=oldest)
 
 
@@ -256,7 +271,8 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
     Build the wheel and install it as a user does, extra `[cli]` included.
     """
     folder = BUILD / "wheel"
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in (folder, BUILD / "setuptools"):
+        shutil.rmtree(old, ignore_errors=True)
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), ".")
     wheel = next(folder.glob("*.whl"))
     session.install("--force-reinstall", "--no-deps", str(wheel))

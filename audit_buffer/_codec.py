@@ -16,15 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
-from audit_buffer._facts import MAX_LENGTHS, check_facts
+from audit_buffer._facts import check_facts
 from audit_buffer.errors import EntryRejected, shown
 
 
-__all__ = ["FACTS", "EntryCodec", "EntryRow", "encode_closely", "encode_into", "from_micros", "to_micros"]
+__all__ = [
+    "UNENCODABLE",
+    "EntryCodec",
+    "EntryRow",
+    "encode_closely",
+    "encode_into",
+    "from_micros",
+    "to_micros",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,43 +42,8 @@ _LAST = (datetime(9999, 12, 31, tzinfo=UTC) - EPOCH) // _MICROSECOND
 _encoder = msgspec.json.Encoder()
 encode_into = _encoder.encode_into
 _decode_json = msgspec.json.Decoder().decode
-
-
-def _json_object(levels: int) -> Any:
-    """
-    Return the type of a JSON object with at most so many levels in it.
-
-    No float: msgspec would let a Decimal pass for one.
-    """
-    value: Any = str | int | bool | None
-    for _ in range(levels):
-        value = str | int | bool | dict[str, value] | list[value] | None
-    return dict[str, value]
-
-
-def _text_type(field: str, *, shortest: int = 0) -> Any:
-    return Annotated[str, msgspec.Meta(min_length=shortest, max_length=MAX_LENGTHS[field])]
-
-
-# What an entry may hold, as a type, in the order of the format: msgspec checks all of it in C, in half the time of a walk
-# in Python. Few events are nested deeper than these levels; the type grows twofold with each, and deeper ones are walked.
-FACTS: Any = msgspec.defstruct(
-    "FACTS",
-    [
-        ("recorded", int),
-        ("occurred", int | None),
-        ("event_type", _text_type("event_type", shortest=1)),
-        ("actor", _text_type("actor") | None),
-        ("resource", _text_type("resource") | None),
-        ("outcome", _text_type("outcome")),
-        ("correlation_id", _text_type("correlation_id") | None),
-        ("details", _json_object(7) | None),
-    ],
-    array_like=True,
-    gc=False,
-)
-# msgspec takes a type apart at its first use, and crashes if a signal handler that records comes in between: use it now.
-msgspec.convert((0, None, "first use", None, None, "success", None, None), FACTS)
+# What the encoder raises for what it does not write.
+UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class EntryRow(msgspec.Struct, array_like=True, frozen=True):
@@ -170,7 +143,7 @@ def encode_closely(row: tuple[Any, ...], max_entry_bytes: int) -> bytes:
         payload = _encoder.encode(row)
     except EntryRejected:
         raise
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except UNENCODABLE as error:
         raise EntryRejected(f"the entry cannot be encoded: {error}") from error
     if len(payload) > max_entry_bytes:
         raise EntryRejected(

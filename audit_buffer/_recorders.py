@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
-from audit_buffer._codec import FACTS, encode_closely, encode_into, to_micros
+from audit_buffer._codec import UNENCODABLE, encode_closely, encode_into, to_micros
 from audit_buffer._ring import Payload
 from audit_buffer._timing import Clock
+from audit_buffer._usual import is_usual
 from audit_buffer.config import BufferConfig
 from audit_buffer.errors import ConfigError, EntryRejected
 from audit_buffer.service import AuditService
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Publish", "Recorder", "recorder_for"]
 
 Publish = Callable[[Payload], int]
-_BACKSLASH = ord("\\")  # as a number: `in` takes text for a number first, and stumbles
 _NOT_SPARED = 64 * 1024  # buffers with so many bytes are not kept
 _ENTRY_ARGUMENTS = ("actor", "resource", "outcome", "details", "correlation_id", "occurred_at")
 
@@ -128,7 +126,7 @@ class EntryRecorder:
         """
         record_in, time_ns = self._record_in, self._time_ns
         redact, max_entry_bytes = self._config.redact, self._config.max_entry_bytes
-        convert, spare = msgspec.convert, list[bytearray]()
+        spare = list[bytearray]()
 
         def record(
             event_type: str,
@@ -171,23 +169,18 @@ class EntryRecorder:
                 buffer = spare.pop()
             except IndexError:
                 buffer = bytearray()
-            # A short cut past encode_closely() for what is neither wrong nor unusual (a float, deep nesting, …).
+            # A short cut past encode_closely() for what is neither wrong nor unusual.
             payload: Payload = buffer
             try:
-                checked = convert(row, FACTS)  # types and lengths, in C
-                encode_into(row, buffer)  # not what was checked: there an int is plain that was none
-                size = len(buffer)
-            except Exception:
+                usual = is_usual(row)  # types, lengths, NUL
+                if usual:
+                    encode_into(row, buffer)
+                    size = len(buffer)
+                    usual = size <= max_entry_bytes
+            except UNENCODABLE:
+                usual = False
+            if not usual:
                 payload, size = encode_closely(row, max_entry_bytes), _NOT_SPARED
-            else:
-                if (
-                    # A set became a list, and is not equal to one.
-                    checked.details != details
-                    or size > max_entry_bytes
-                    # A NUL is written with a backslash. One search of the bytes costs less than one of each text.
-                    or (_BACKSLASH in payload and "\0" in "".join(filter(None, row[2:7])))
-                ):
-                    payload = encode_closely(row, max_entry_bytes)
             published = publish(payload) or admit(payload)
             if size < _NOT_SPARED:
                 spare.append(buffer)

@@ -83,6 +83,7 @@ def summary(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str
     """
     where = [
         machine["python"],
+        f"{'with' if machine['speedups'] else 'without'} speedups",
         f"SQLAlchemy {machine['sqlalchemy']}",
         *machine["databases"],
         machine["platform"],

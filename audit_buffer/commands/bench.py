@@ -24,6 +24,7 @@ from rich.progress import Progress
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
+from audit_buffer._usual import HAS_SPEEDUPS
 from audit_buffer.commands._backlogs import measure_backlogs
 from audit_buffer.commands._bench_events import SMALL, Arguments, read_events, synthetic_event
 from audit_buffer.commands._bench_report import (
@@ -269,6 +270,7 @@ def _machine(services: Sequence[AuditService], load: float) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "speedups": HAS_SPEEDUPS,
         "load": load,
         "sqlalchemy": sqlalchemy.__version__,
         "databases": [_database(service) for service in services],

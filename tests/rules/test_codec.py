@@ -7,12 +7,15 @@ from __future__ import annotations
 import enum
 import json
 import math
+import os
+import sys
 import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,11 +27,14 @@ from audit_buffer import BufferConfig, EntryRejected, _recorders
 from audit_buffer._codec import EntryCodec, from_micros, to_micros
 from audit_buffer._facts import MAX_LENGTHS, check_json
 from audit_buffer._recorders import recorder_for
+from audit_buffer._usual import HAS_SPEEDUPS, is_usual, is_usual_to_msgspec
 from audit_buffer.testing import FakeClock, MemorySink
 from tests.rules.values import anything, as_json, json_values, same
 
 
 CODEC = EntryCodec(1 << 20)
+# The look in C, where there is one, and the one that takes its place.
+LOOKS = list(dict.fromkeys((is_usual, is_usual_to_msgspec)))
 ARGUMENTS: dict[str, Any] = {
     "recorded": 1_700_000_000_000_000,
     "event_type": "plan.updated",
@@ -57,6 +63,20 @@ class Number(int):
     pass
 
 
+class Text(str):
+    __slots__ = ()
+
+
+class Items(list[str]):
+    pass
+
+
+in_c = pytest.mark.skipif(
+    not HAS_SPEEDUPS and "AUDIT_TEST_REQUIRE" not in os.environ,
+    reason="audit_buffer/_speedups.c was not built: no compiler, or no headers of Python",
+)
+
+
 def encode(codec: EntryCodec = CODEC, **arguments: Any) -> bytes:
     """
     Return what the service and a buffer's `record()` make of the arguments; the two must never differ.
@@ -67,7 +87,15 @@ def encode(codec: EntryCodec = CODEC, **arguments: Any) -> bytes:
     )
     closely = outcome(codec.encode, **given)
     del given["recorded"]
-    shortly = outcome(recorder.encode, **given)
+    for look in LOOKS:
+        with patch.object(_recorders, "is_usual", look):
+            check_same(outcome(recorder.encode, **given), closely)
+    if isinstance(closely, EntryRejected):
+        raise closely
+    return closely
+
+
+def check_same(shortly: bytes | EntryRejected, closely: bytes | EntryRejected) -> None:
     if isinstance(closely, EntryRejected):
         assert isinstance(shortly, EntryRejected)
         assert shortly.field == closely.field
@@ -75,10 +103,9 @@ def encode(codec: EntryCodec = CODEC, **arguments: Any) -> bytes:
         assert (
             str(shortly).partition("maximum recursion")[0] == str(closely).partition("maximum recursion")[0]
         )
-        raise closely
-    assert shortly == closely
-    assert type(shortly) is bytes
-    return closely
+    else:
+        assert shortly == closely
+        assert type(shortly) is bytes
 
 
 def outcome(call: Callable[..., bytes], **arguments: Any) -> bytes | EntryRejected:
@@ -287,6 +314,7 @@ def test_small_bounds_hold_for_short_entries_too() -> None:
         encode(EntryCodec(64))
 
 
+@pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize(
     "details",
     [
@@ -297,14 +325,85 @@ def test_small_bounds_hold_for_short_entries_too() -> None:
     ],
 )
 def test_the_usual_entry_takes_the_short_cut(
-    details: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+    look: Callable[..., bool], details: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     Text of every kind, numbers, lists and the nesting of real events need no closer look, which costs several times as much.
     """
     monkeypatch.delattr(_recorders, "encode_closely")
+    monkeypatch.setattr(_recorders, "is_usual", look)
     recorder = recorder_for(MemorySink(), BufferConfig(), FakeClock())
     assert details_of(recorder.encode("plan.updated", actor="a", details=details)) == details
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", MAX_LENGTHS)
+def test_a_field_as_long_as_its_column_takes_the_short_cut(
+    name: str, look: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each field has a length of its own.
+    """
+    monkeypatch.delattr(_recorders, "encode_closely")
+    monkeypatch.setattr(_recorders, "is_usual", look)
+    recorder = recorder_for(MemorySink(), BufferConfig(), FakeClock())
+    longest = "\U0001f600" * MAX_LENGTHS[name]
+    row = CODEC.decode(recorder.encode(**{"event_type": "plan.updated", name: longest}))
+    assert getattr(row, name) == longest
+
+
+@in_c
+@pytest.mark.parametrize("value", [Word.YES, Level.LOW, OrderedDict(a=1), Number(5), Text("a"), Items("a")])
+def test_classes_of_their_own_are_not_usual_to_the_look_in_c(value: Any) -> None:
+    """
+    What they are to JSON is for the closer look to find out.
+    """
+    assert is_usual((0, None, "e", None, None, "success", None, {"k": [1]}))
+    assert not is_usual((0, None, "e", None, None, "success", None, {"k": [value]}))
+    assert not is_usual((0, None, "e", value, None, "success", None, None))
+    assert not is_usual((0, None, "e", None, None, "success", None, value))
+
+
+@in_c
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"price": 9.99, "zero": -0.0},
+        {"place": (52.5, 13.4)},
+        json.loads('{"k": ' * 30 + "[" * 30 + "1" + "]" * 30 + "}" * 30),
+    ],
+)
+def test_the_look_in_c_finds_more_usual(details: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Finite floats, tuples, and any nesting that a person would write.
+    """
+    monkeypatch.delattr(_recorders, "encode_closely")
+    recorder = recorder_for(MemorySink(), BufferConfig(), FakeClock())
+    assert details_of(recorder.encode("plan.updated", details=details)) == as_json(details)
+
+
+@pytest.mark.parametrize(
+    "row", [None, (), [0] * 8, (0,) * 9, (0, None, "e", None, None, "success", None, [])]
+)
+def test_what_is_no_row_is_not_usual(row: Any) -> None:
+    """
+    The look in C takes nothing for granted.
+    """
+    assert not is_usual(row)
+
+
+def test_the_look_keeps_nothing() -> None:
+    """
+    No reference to what it has seen, usual or not.
+    """
+    parts: list[Any] = ["text" * 3, 2**70, 0.5, ["a"], ("b",), {"c": 1}, {"a", "set"}, object()]
+    before = [sys.getrefcount(part) for part in parts]
+    for look in LOOKS:
+        for part in parts:
+            look((0, None, "e", None, None, "success", None, {"k": part}))
+            look((0, None, part, part, part, part, part, part))
+    del part
+    assert [sys.getrefcount(part) for part in parts] == before
 
 
 def test_a_large_entry_leaves_no_large_buffer_behind() -> None:

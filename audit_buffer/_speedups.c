@@ -1,0 +1,145 @@
+/*
+ * The quick look of audit_buffer/_usual.py, in C: is an entry of the usual kind, which needs no closer look?
+ *
+ * Guarantees:
+ *   - The answer is yes only where the JSON that msgspec writes for the row comes back equal, a tuple as an array, and every text
+ *     fits its column; or where msgspec refuses to write it (an int of more than 64 bits, half a surrogate pair).
+ *   - It runs no Python code, makes no object, changes none and keeps no reference: it can neither raise nor be interrupted.
+ *
+ * Assumptions:
+ *   - Whoever calls has the interpreter's lock, so that nobody changes a dict or a list that is looked at. Where Python has no such
+ *     lock this is not built, and msgspec takes the look, as it does where there is no compiler.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+
+#ifdef Py_GIL_DISABLED
+#error "needs the interpreter's lock; audit_buffer works without this module"
+#endif
+
+/* A value nested deeper is not usual; so the C stack has room for all that are. */
+#define DEEPEST 64
+
+/* The row: two times, these five texts, and the details, in the order of the format (audit_buffer/_codec.py). */
+#define FIRST_TEXT 2
+#define TEXTS 5
+#define DETAILS (FIRST_TEXT + TEXTS)
+static const char *const TEXT_NAMES[TEXTS] = {"event_type", "actor", "resource", "outcome", "correlation_id"};
+static const int IS_OPTIONAL[TEXTS] = {0, 1, 1, 0, 1};
+/* In characters; filled from _facts.MAX_LENGTHS, once, when the module is imported. */
+static Py_ssize_t max_lengths[TEXTS];
+
+static int
+is_text(PyObject *value, Py_ssize_t max_length)
+{
+    if (!PyUnicode_CheckExact(value)) {
+        return 0;
+    }
+    Py_ssize_t length = PyUnicode_GET_LENGTH(value);
+    return length <= max_length && PyUnicode_FindChar(value, 0, 0, length, 1) == -1;
+}
+
+/* Exact types only: what a class of its own means by itself is for the closer look to find out. */
+static int
+is_plain_json(PyObject *value, int levels)
+{
+    if (value == Py_None || PyUnicode_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value)) {
+        return 1;
+    }
+    if (PyFloat_CheckExact(value)) {
+        return isfinite(PyFloat_AS_DOUBLE(value));
+    }
+    if (levels == 0) {
+        return 0;
+    }
+    if (PyDict_CheckExact(value)) {
+        PyObject *key, *item;
+        Py_ssize_t position = 0;
+        while (PyDict_Next(value, &position, &key, &item)) {
+            if (!PyUnicode_CheckExact(key) || !is_plain_json(item, levels - 1)) {
+                return 0;
+            }
+        }
+        return 1;
+    }
+    if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
+        PyObject **items = PySequence_Fast_ITEMS(value);
+        Py_ssize_t size = PySequence_Fast_GET_SIZE(value);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            if (!is_plain_json(items[i], levels - 1)) {
+                return 0;
+            }
+        }
+        return 1;
+    }
+    return 0;
+}
+
+static int
+is_usual_row(PyObject *row)
+{
+    if (!PyTuple_CheckExact(row) || PyTuple_GET_SIZE(row) != DETAILS + 1) {
+        return 0;
+    }
+    for (int i = 0; i < TEXTS; i++) {
+        PyObject *text = PyTuple_GET_ITEM(row, FIRST_TEXT + i);
+        if (!(IS_OPTIONAL[i] && text == Py_None) && !is_text(text, max_lengths[i])) {
+            return 0;
+        }
+    }
+    if (PyUnicode_GET_LENGTH(PyTuple_GET_ITEM(row, FIRST_TEXT)) == 0) {
+        return 0; /* an event_type says something */
+    }
+    PyObject *details = PyTuple_GET_ITEM(row, DETAILS);
+    return details == Py_None || (PyDict_CheckExact(details) && is_plain_json(details, DEEPEST));
+}
+
+static PyObject *
+is_usual(PyObject *Py_UNUSED(module), PyObject *row)
+{
+    return PyBool_FromLong(is_usual_row(row));
+}
+
+static int
+read_max_lengths(PyObject *Py_UNUSED(module))
+{
+    PyObject *facts = PyImport_ImportModule("audit_buffer._facts");
+    PyObject *lengths = facts ? PyObject_GetAttrString(facts, "MAX_LENGTHS") : NULL;
+    for (int i = 0; lengths && i < TEXTS; i++) {
+        PyObject *length = PyMapping_GetItemString(lengths, TEXT_NAMES[i]);
+        max_lengths[i] = length ? PyLong_AsSsize_t(length) : -1;
+        Py_XDECREF(length);
+        if (max_lengths[i] < 0) {
+            break;
+        }
+    }
+    Py_XDECREF(lengths);
+    Py_XDECREF(facts);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static PyMethodDef functions[] = {
+    {"is_usual", is_usual, METH_O, "Tell whether a row of the codec's format needs no closer look."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, read_max_lengths},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_speedups",
+    .m_doc = "The quick look at an entry, in C; see audit_buffer/_usual.py.",
+    .m_methods = functions,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__speedups(void)
+{
+    return PyModuleDef_Init(&definition);
+}
