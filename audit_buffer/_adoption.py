@@ -14,7 +14,7 @@ import attrs
 
 from audit_buffer._delivery import Delivery, OnQuarantined
 from audit_buffer._restoring import AdoptedRing, OnLost, Restoring
-from audit_buffer._timing import batch_bounds
+from audit_buffer._timing import batch_bounds, batch_byte_bounds
 from audit_buffer.config import BufferConfig
 from audit_buffer.errors import IntegrityAlarm, RingCorrupt, RingError
 from audit_buffer.sinks._protocol import Batch, Sink
@@ -59,7 +59,8 @@ class Orphan(Delivery):
         """
         if self._in_hand is None:
             _, most = batch_bounds(config.batch_size, sys.maxsize)
-            entries = self.ring.take(most, config.batch_max_bytes)
+            _, most_bytes = batch_byte_bounds(config.batch_max_bytes, sys.maxsize)
+            entries = self.ring.take(most, most_bytes)
             if not entries and not self._may_have_lost:
                 if self._continued_as is not None:
                     self.ring.release(self._after)

@@ -58,7 +58,7 @@ class Channel(Syncing):
         self._writer_waits = True
         if waiting:
             self._attend_at(
-                ledger.taken_floor + ledger.batch_size, ledger.taken_bytes + config.batch_max_bytes
+                ledger.taken_floor + ledger.batch_size, ledger.taken_bytes + ledger.batch_max_bytes
             )
         else:
             self._attend_at(ledger.published + 1, NEVER)

@@ -15,7 +15,7 @@ import sys
 from audit_buffer._gaps import Gaps
 from audit_buffer._ring import Ring
 from audit_buffer._state import State, Taken
-from audit_buffer._timing import FlushReason, batch_bounds, flush_reason
+from audit_buffer._timing import FlushReason, batch_bounds, batch_byte_bounds, flush_reason
 from audit_buffer.config import BufferConfig
 
 
@@ -38,6 +38,9 @@ class Ledger:
         self.max_entries = config.queue_maxsize or NEVER
         self.max_bytes = config.queue_max_bytes or NEVER
         self.batch_size, self._largest_batch = batch_bounds(config.batch_size, self.max_entries)
+        self.batch_max_bytes, self._largest_batch_bytes = batch_byte_bounds(
+            config.batch_max_bytes, self.max_bytes
+        )
         self.capacity = self.max_entries  # 0 unless the buffer is open
         self.published = 0
         self.synced = 0
@@ -161,7 +164,7 @@ class Ledger:
             flushing=self.flush_through > self.taken,
             closing=state is State.CLOSING,
             batch_size=self.batch_size,
-            batch_max_bytes=self._config.batch_max_bytes,
+            batch_max_bytes=self.batch_max_bytes,
             flush_interval=self._config.flush_interval,
         )
 
@@ -199,7 +202,7 @@ class Ledger:
         return taken
 
     def _next_batch(self, ring: Ring, reason: FlushReason, published: int) -> Taken:
-        entries = ring.take(self._largest_batch, self._config.batch_max_bytes)
+        entries = ring.take(self._largest_batch, self._largest_batch_bytes)
         # What was dropped right behind the last entry belongs to this batch, too. An empty ring means that all is dropped.
         through = self.gaps.reach(entries[-1][0] if entries else published)
         size = sum(len(payload) for _, payload in entries)

@@ -21,7 +21,7 @@ from uuid import UUID
 import attrs
 
 from audit_buffer._ring import Stored
-from audit_buffer._timing import batch_bounds
+from audit_buffer._timing import batch_bounds, batch_byte_bounds
 from audit_buffer.config import BufferConfig
 from audit_buffer.errors import IntegrityAlarm
 from audit_buffer.sinks._protocol import Batch
@@ -197,4 +197,5 @@ class Restoring:
 
     def _recalled(self, after: int, through: int) -> list[Stored]:
         _, most = batch_bounds(self._config.batch_size, sys.maxsize)
-        return self._tail.recalled(after, through, most, self._config.batch_max_bytes)
+        _, most_bytes = batch_byte_bounds(self._config.batch_max_bytes, sys.maxsize)
+        return self._tail.recalled(after, through, most, most_bytes)

@@ -17,11 +17,13 @@ from typing import Protocol
 
 __all__ = [
     "USUAL_BATCH",
+    "USUAL_BATCH_BYTES",
     "Clock",
     "Deadline",
     "FlushReason",
     "SystemClock",
     "batch_bounds",
+    "batch_byte_bounds",
     "flush_reason",
     "retry_delays",
     "time_until_flush",
@@ -31,6 +33,9 @@ __all__ = [
 # Entries, where the user has not said otherwise: so many start a batch, and a batch of a backlog has at most so many.
 USUAL_BATCH = 512
 _LARGEST_BATCH = 4096
+# The same in encoded bytes.
+USUAL_BATCH_BYTES = 1024 * 1024
+_LARGEST_BATCH_BYTES = 4 * USUAL_BATCH_BYTES
 
 
 class Clock(Protocol):
@@ -126,6 +131,19 @@ def batch_bounds(batch_size: int | None, capacity: int) -> tuple[int, int]:
         return min(batch_size, most), min(batch_size, most)
     usual = min(USUAL_BATCH, most)
     return usual, max(usual, min(_LARGEST_BATCH, capacity // 4))
+
+
+def batch_byte_bounds(batch_max_bytes: int | None, capacity: int) -> tuple[int, int]:
+    """
+    Return how many waiting bytes start a batch, and how many of a backlog one batch has at most; see `batch_bounds()`.
+
+    Args:
+        batch_max_bytes: As configured; None means that the batch may grow.
+        capacity: Encoded bytes that the ring may hold.
+    """
+    if batch_max_bytes is not None:
+        return batch_max_bytes, batch_max_bytes
+    return USUAL_BATCH_BYTES, max(USUAL_BATCH_BYTES, min(_LARGEST_BATCH_BYTES, capacity // 4))
 
 
 def flush_reason(

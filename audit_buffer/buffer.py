@@ -28,7 +28,7 @@ from audit_buffer._health import Checkup, Health
 from audit_buffer._lifecycle import EngineRoom
 from audit_buffer._recorders import recorder_for
 from audit_buffer._state import State
-from audit_buffer._timing import USUAL_BATCH, Clock, Deadline, SystemClock
+from audit_buffer._timing import USUAL_BATCH, USUAL_BATCH_BYTES, Clock, Deadline, SystemClock
 from audit_buffer.config import BufferConfig, Durability
 from audit_buffer.errors import ConfigError
 from audit_buffer.stats import BufferStats
@@ -72,8 +72,11 @@ class AuditBuffer:
         self._clock: Clock = clock or SystemClock()
         recorder = recorder_for(target, config, self._clock)
         recorder.sink.open()
-        if config.batch_size is None and not getattr(recorder.sink, "takes_large_batches", False):
-            config = config.evolve(batch_size=USUAL_BATCH)
+        if not getattr(recorder.sink, "takes_large_batches", False):
+            config = config.evolve(
+                batch_size=config.batch_size or USUAL_BATCH,
+                batch_max_bytes=config.batch_max_bytes or USUAL_BATCH_BYTES,
+            )
         place = place_for(config, recorder.label, getattr(target, "engine", None))
         self._room = room = EngineRoom(place, config, recorder.sink, self._clock)
         self.config = room.config

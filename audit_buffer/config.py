@@ -117,7 +117,9 @@ class BufferConfig:
         batch_size: Entries in one transaction at most, and the threshold at which the writer starts one. None: 512 start one,
             and a backlog is written into a database in transactions of up to 4,096 (at most a quarter of *queue_maxsize*);
             into anything else 512 at a time.
-        batch_max_bytes: Encoded bytes in one transaction; also a threshold.
+        batch_max_bytes: Encoded bytes in one transaction at most, and the threshold at which the writer starts one. None: 1 MiB
+            starts one, and a backlog is written into a database in transactions of up to 4 MiB (at most a quarter of
+            *queue_max_bytes*); into anything else 1 MiB at a time.
         bulk: How a batch is inserted: "auto" (the fastest way that the database has), "executemany" (works everywhere), or
             the name of another strategy ("values" with SQLite and MariaDB, "copy" with PostgreSQL).
         flush_interval: Seconds the oldest entry may wait before the writer starts. Long: fewer, larger
@@ -156,7 +158,7 @@ class BufferConfig:
     queue_maxsize: int | None = attrs.field(default=None, validator=_at_least(1, optional=True))
     queue_max_bytes: int | None = attrs.field(default=None, validator=_at_least(1, optional=True))
     batch_size: int | None = attrs.field(default=None, validator=_at_least(1, optional=True))
-    batch_max_bytes: int = attrs.field(default=_MIB, validator=_at_least(1))
+    batch_max_bytes: int | None = attrs.field(default=None, validator=_at_least(1, optional=True))
     bulk: Bulk = attrs.field(default="auto", validator=_one_of(_BULKS))
     flush_interval: float = attrs.field(default=0.1, validator=_seconds())
     on_full: OnFull = attrs.field(default="block", validator=_one_of(_ON_FULL))

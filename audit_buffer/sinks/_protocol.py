@@ -132,8 +132,8 @@ class Sink(Protocol):
     * ``position_is_stored = True``, if `position()` is read from where the rows are, so that it falls when rows are lost in a
       failover: then lost rows are written again, or are an `IntegrityAlarm`. A batch without entries stands for what is lost for
       good: it has one gap, and the policy "lost".
-    * ``takes_large_batches = True``, if a backlog is better written in batches of up to 4,096 entries than of 512, where the
-      user has not set `batch_size`.
+    * ``takes_large_batches = True``, if a backlog is better written in batches of up to 4,096 entries or 4 MiB than of 512 or
+      1 MiB, where the user has not set `batch_size` or `batch_max_bytes`.
     * ``begin(buffer_id, after)``: make ready for a buffer_id whose first seq comes behind *after*; see `IntegrityAlarm`.
     * ``before_fork()``, ``after_fork()``: close what a forked child must not inherit; in the child, forget it.
     """

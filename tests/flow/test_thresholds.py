@@ -4,12 +4,15 @@ When a batch is written, and who is woken for it: sizes, bytes, ages, and nobody
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from audit_buffer import AuditBuffer, AuditService
 from audit_buffer._state import Attention
 from audit_buffer._timing import FlushReason
 from audit_buffer.instrumentation import BatchCommitted, Event
-from audit_buffer.testing import FakeClock
+from audit_buffer.testing import FakeClock, MemorySink
 from tests.flow.doubles import Flow, SleepLog, Threads
 
 
@@ -157,6 +160,36 @@ def test_a_backlog_is_taken_in_large_batches() -> None:
         flow.channel.begin_close()
         flow.step_to_the_end()
         assert [len(batch) for batch in flow.sink.batches] == sizes
+
+
+def test_a_backlog_of_large_entries_is_taken_in_large_batches() -> None:
+    """
+    1 MiB starts a batch; it has as much as waits, up to 4 MiB and a quarter of queue_max_bytes.
+    """
+    for max_bytes, sizes in ((8 << 20, [20, 20, 20, 10]), (1 << 30, [41, 29])):
+        flow = Flow(queue_max_bytes=max_bytes)
+        for _ in range(10):
+            flow.record(b"x" * 100_000)
+        assert flow.channel.take() is None
+        for _ in range(60):
+            flow.record(b"x" * 100_000)
+        flow.channel.begin_close()
+        flow.step_to_the_end()
+        assert [len(batch) for batch in flow.sink.batches] == sizes
+
+
+def test_only_what_asks_for_large_batches_gets_them(tmp_path: Path) -> None:
+    """
+    A database does; a sink of the application's own, and a bound that is given, are left at the thresholds.
+    """
+    service = AuditService(f"sqlite:///{tmp_path / 'audit.db'}")
+    service.create_schema()
+    with AuditBuffer(service, clock=FakeClock()) as audit:
+        assert (audit.config.batch_size, audit.config.batch_max_bytes) == (None, None)
+    with AuditBuffer(MemorySink(), clock=FakeClock()) as audit:
+        assert (audit.config.batch_size, audit.config.batch_max_bytes) == (512, 1 << 20)
+    with AuditBuffer(MemorySink(), clock=FakeClock(), batch_size=3, batch_max_bytes=7) as audit:
+        assert (audit.config.batch_size, audit.config.batch_max_bytes) == (3, 7)
 
 
 def test_a_backlog_is_taken_in_batches_of_the_size_that_was_given() -> None:

@@ -27,7 +27,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "queue_maxsize": None,
         "queue_max_bytes": None,
         "batch_size": None,
-        "batch_max_bytes": MIB,
+        "batch_max_bytes": None,
         "flush_interval": 0.1,
         "on_full": "block",
         "block_timeout": 2.0,
@@ -66,7 +66,7 @@ NOT_NEGATIVE = ("flush_interval", "block_timeout", "close_timeout", "exit_timeou
 POSITIVE = ("sync_interval", "retry_backoff", "retry_backoff_max", "delivery_timeout", "statement_timeout")
 BAD = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.0, "1", True)),
-    *((name, None) for name in WHOLE[3:]),
+    *((name, None) for name in WHOLE[4:]),
     *(
         (name, value)
         for name in NOT_NEGATIVE + POSITIVE

@@ -18,6 +18,7 @@ from audit_buffer._timing import (
     FlushReason,
     SystemClock,
     batch_bounds,
+    batch_byte_bounds,
     flush_reason,
     retry_delays,
     time_until_flush,
@@ -46,6 +47,29 @@ def test_a_batch_grows_with_the_backlog_unless_its_size_was_given(
     A size that was given is never exceeded, and no batch is more than half of the room.
     """
     assert batch_bounds(batch_size, capacity) == bounds
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("batch_max_bytes", "capacity", "bounds"),
+    [
+        (None, sys.maxsize, (MIB, 4 * MIB)),
+        (None, 32 * MIB, (MIB, 4 * MIB)),
+        (None, 8 * MIB, (MIB, 2 * MIB)),
+        (None, MIB, (MIB, MIB)),
+        (100, sys.maxsize, (100, 100)),
+        (64 * MIB, MIB, (64 * MIB, 64 * MIB)),
+    ],
+)
+def test_so_does_a_batch_in_bytes(
+    batch_max_bytes: int | None, capacity: int, bounds: tuple[int, int]
+) -> None:
+    """
+    A bound that was given is never exceeded; one that grew is at most a quarter of the room.
+    """
+    assert batch_byte_bounds(batch_max_bytes, capacity) == bounds
 
 
 QUIET: dict[str, Any] = {
