@@ -184,11 +184,11 @@ def test_only_what_asks_for_large_batches_gets_them(tmp_path: Path) -> None:
     """
     service = AuditService(f"sqlite:///{tmp_path / 'audit.db'}")
     service.create_schema()
-    with AuditBuffer(service, clock=FakeClock()) as audit:
+    with AuditBuffer(service) as audit:
         assert (audit.config.batch_size, audit.config.batch_max_bytes) == (None, None)
-    with AuditBuffer(MemorySink(), clock=FakeClock()) as audit:
+    with AuditBuffer(MemorySink()) as audit:
         assert (audit.config.batch_size, audit.config.batch_max_bytes) == (512, 1 << 20)
-    with AuditBuffer(MemorySink(), clock=FakeClock(), batch_size=3, batch_max_bytes=7) as audit:
+    with AuditBuffer(MemorySink(), batch_size=3, batch_max_bytes=7) as audit:
         assert (audit.config.batch_size, audit.config.batch_max_bytes) == (3, 7)
 
 
