@@ -78,6 +78,8 @@ def check_json(value: object, field: str) -> None:
     Raises:
         EntryRejected: The message has the path to that part, and the remedy.
     """
+    if _is_json_array((value,)):
+        return
     for path, problem in _problems(value, field):
         raise EntryRejected(f"{path} {problem}", field=field)
 

@@ -1,10 +1,10 @@
 /*
- * The quick look of audit_buffer/_usual.py, in C: is an entry of the usual kind, which needs no closer look?
+ * The quick looks of audit_buffer/_usual.py, in C: is a value plain JSON, and is an entry of the usual kind, which needs no closer look?
  *
  * Guarantees:
- *   - The answer is yes only where the JSON that msgspec writes for the row comes back equal, a tuple as an array, and every text
- *     fits its column; or where msgspec refuses to write it (an int of more than 64 bits, half a surrogate pair).
- *   - It runs no Python code, makes no object, changes none and keeps no reference: it can neither raise nor be interrupted.
+ *   - The answer is yes only where the JSON or MessagePack that msgspec writes comes back equal and of the same types, and every text of an
+ *     entry fits its column; or where msgspec refuses to write it (half a surrogate pair).
+ *   - It runs no Python code, makes no object, changes none and keeps no reference: it can neither fail nor be interrupted.
  *
  * Assumptions:
  *   - Whoever calls has the interpreter's lock, so that nobody changes a dict or a list that is looked at. Where Python has no such
@@ -19,8 +19,9 @@
 #error "needs the interpreter's lock; audit_buffer works without this module"
 #endif
 
-/* A value nested deeper is not usual; so the C stack has room for all that are. */
-#define DEEPEST 64
+/* Levels of dicts and lists that an entry's details usually have at most, and that the C stack has room for in any case. */
+#define USUAL_LEVELS 64
+#define MOST_LEVELS 500
 
 /* The row: two times, these five texts, and the details, in the order of the format (audit_buffer/_codec.py). */
 #define FIRST_TEXT 2
@@ -41,17 +42,28 @@ is_text(PyObject *value, Py_ssize_t max_length)
     return length <= max_length && PyUnicode_FindChar(value, 0, 0, length, 1) == -1;
 }
 
+static int
+is_int64(PyObject *value)
+{
+    int overflow;
+    PyLong_AsLongLongAndOverflow(value, &overflow);
+    return !overflow;
+}
+
 /* Exact types only: what a class of its own means by itself is for the closer look to find out. */
 static int
 is_plain_json(PyObject *value, int levels)
 {
-    if (value == Py_None || PyUnicode_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value)) {
+    if (value == Py_None || PyUnicode_CheckExact(value) || PyBool_Check(value)) {
         return 1;
+    }
+    if (PyLong_CheckExact(value)) {
+        return is_int64(value);
     }
     if (PyFloat_CheckExact(value)) {
         return isfinite(PyFloat_AS_DOUBLE(value));
     }
-    if (levels == 0) {
+    if (levels <= 0) {
         return 0;
     }
     if (PyDict_CheckExact(value)) {
@@ -64,17 +76,29 @@ is_plain_json(PyObject *value, int levels)
         }
         return 1;
     }
-    if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
-        PyObject **items = PySequence_Fast_ITEMS(value);
-        Py_ssize_t size = PySequence_Fast_GET_SIZE(value);
-        for (Py_ssize_t i = 0; i < size; i++) {
-            if (!is_plain_json(items[i], levels - 1)) {
+    if (PyList_CheckExact(value)) {
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); i++) {
+            if (!is_plain_json(PyList_GET_ITEM(value, i), levels - 1)) {
                 return 0;
             }
         }
         return 1;
     }
     return 0;
+}
+
+static PyObject *
+is_json(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "is_json() takes a value and a number of levels");
+        return NULL;
+    }
+    long levels = PyLong_AsLong(arguments[1]);
+    if (levels == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyBool_FromLong(is_plain_json(arguments[0], (int)Py_MIN(levels, MOST_LEVELS)));
 }
 
 static int
@@ -93,7 +117,7 @@ is_usual_row(PyObject *row)
         return 0; /* an event_type says something */
     }
     PyObject *details = PyTuple_GET_ITEM(row, DETAILS);
-    return details == Py_None || (PyDict_CheckExact(details) && is_plain_json(details, DEEPEST));
+    return details == Py_None || (PyDict_CheckExact(details) && is_plain_json(details, USUAL_LEVELS));
 }
 
 static PyObject *
@@ -121,6 +145,8 @@ read_max_lengths(PyObject *Py_UNUSED(module))
 }
 
 static PyMethodDef functions[] = {
+    {"is_json", (PyCFunction)(void (*)(void))is_json, METH_FASTCALL,
+     "Tell whether a value is plain JSON of at most so many levels."},
     {"is_usual", is_usual, METH_O, "Tell whether a row of the codec's format needs no closer look."},
     {NULL, NULL, 0, NULL},
 };
@@ -133,7 +159,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_speedups",
-    .m_doc = "The quick look at an entry, in C; see audit_buffer/_usual.py.",
+    .m_doc = "Quick looks, in C; see audit_buffer/_usual.py.",
     .m_methods = functions,
     .m_slots = slots,
 };

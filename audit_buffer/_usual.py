@@ -1,19 +1,20 @@
 """
-The quick look at an entry: is it of the usual kind, which `record()` encodes without a closer one?
+Quick looks: is an entry of the usual kind, which `record()` encodes without a closer look; is a value plain JSON?
 
-There are two ways to take it. `_speedups.c` looks at each part's type, in a fifth of the time; where that module was not built (no
-compiler, a Python without the interpreter's lock) msgspec makes a copy of the declared types, which has to be equal.
+There are two ways to take them. `_speedups.c` looks at each part's type; where that module was not built (no compiler, a Python
+without the interpreter's lock) msgspec makes a copy of an entry's declared types, which has to be equal, or Python walks.
 
 Guarantees:
-    * What is usual comes back equal from the JSON that msgspec writes for it, a tuple as an array, unless msgspec refuses to write it.
-    * The two ways may differ in what they call unusual, but never in what becomes of an entry: the unusual goes to `encode_closely()`,
-      which writes the same bytes for what is in order.
+    * What is usual, or plain, comes back equal from what msgspec writes for it, unless msgspec refuses to write it.
+    * The two ways may differ in what they call unusual, but never in what becomes of an entry: the unusual is looked at closely, and what is
+      in order there is written in the same bytes.
 
 Any thread.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import msgspec
@@ -21,9 +22,10 @@ import msgspec
 from audit_buffer._facts import MAX_LENGTHS
 
 
-__all__ = ["HAS_SPEEDUPS", "is_usual", "is_usual_to_msgspec"]
+__all__ = ["HAS_SPEEDUPS", "is_json", "is_json_to_python", "is_usual", "is_usual_to_msgspec"]
 
 _convert = msgspec.convert
+_INT64 = 1 << 63
 
 
 def _json_object(levels: int) -> Any:
@@ -81,10 +83,33 @@ def is_usual_to_msgspec(row: tuple[Any, ...]) -> bool:
     )
 
 
-try:
-    from audit_buffer._speedups import is_usual
-except ImportError:
-    is_usual = is_usual_to_msgspec
+def is_json_to_python(value: object, levels: int) -> bool:
+    """
+    Tell whether *value* is made of JSON's own types only, with at most so many *levels* of dicts and lists.
 
-# Whether the look is taken in C.
+    That is text, bool, None, ints of 64 bits, finite floats; lists; and dicts whose keys are text. None of a class of its own.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return -_INT64 <= value < _INT64  # type: ignore[operator]
+    if kind is float:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    if levels <= 0:
+        return False
+    if kind is dict:
+        return all(
+            type(key) is str and is_json_to_python(item, levels - 1)
+            for key, item in value.items()  # type: ignore[attr-defined]
+        )
+    return kind is list and all(is_json_to_python(item, levels - 1) for item in value)  # type: ignore[attr-defined]
+
+
+try:
+    from audit_buffer._speedups import is_json, is_usual
+except ImportError:
+    is_json, is_usual = is_json_to_python, is_usual_to_msgspec
+
+# Whether the looks are taken in C.
 HAS_SPEEDUPS = is_usual is not is_usual_to_msgspec

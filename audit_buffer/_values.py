@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+from audit_buffer._usual import is_json
 from audit_buffer.errors import EntryRejected, shown
 
 
@@ -34,6 +35,7 @@ _Packer = Callable[[Any], Any]
 _INT64 = 1 << 63
 # The writer takes apart what the caller packed, and needs more of the stack for it: well below Python's limit of 1,000.
 _DEEPEST = 200
+_AS_THEY_ARE = frozenset({str, bytes, bool, float, type(None)})
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -44,9 +46,16 @@ def encode_values(named: dict[str, Any], positional: tuple[Any, ...] = ()) -> by
     Raises:
         EntryRejected: A part of an argument has a type that would not come back.
     """
-    arguments = {f"argument {number}": value for number, value in enumerate(positional, start=1)}
     try:
-        return _encode([list(_pack_items(arguments).values()), _pack_items(named)])
+        return _encode(
+            [
+                [_pack(value, f"argument {number}") for number, value in enumerate(positional, start=1)],
+                {
+                    name: value if type(value) in _AS_THEY_ARE else _pack(value, name)
+                    for name, value in named.items()
+                },
+            ]
+        )
     except (UnicodeError, OverflowError, RecursionError) as error:
         raise EntryRejected(f"the entry cannot be encoded: {error}") from error
 
@@ -59,13 +68,9 @@ def decode_values(payload: bytes) -> tuple[list[Any], dict[str, Any]]:
     return positional, named
 
 
-def _pack_items(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _pack(value, name) for name, value in values.items()}
-
-
 def _pack(value: object, path: str, level: int = 0) -> Any:
     kind = type(value)
-    if kind in (str, bytes, bool, float, type(None)):
+    if kind in _AS_THEY_ARE or (level == 0 and is_json(value, _DEEPEST)):
         return value
     if kind is int:
         return value if -_INT64 <= value < _INT64 else _extension("int", hex(value))  # type: ignore[arg-type, operator]

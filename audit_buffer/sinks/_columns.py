@@ -20,11 +20,15 @@ from typing import Any
 from sqlalchemy import JSON, Column, Dialect, PickleType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from audit_buffer._usual import is_json
 from audit_buffer.errors import EntryRejected, shown
-from audit_buffer.sinks._conversions import conversion_for
+from audit_buffer.sinks._conversions import conversion_for, has_own_serializer
 
 
 __all__ = ["ColumnRule", "is_generated"]
+
+# So deep may JSON be nested that json.dumps() takes for certain.
+_LEVELS = 64
 
 
 class ColumnRule:
@@ -45,6 +49,7 @@ class ColumnRule:
         self._decorators, self.bind_type = _unwrap(column.type, dialect)
         self._convert = conversion_for(self.bind_type, dialect)
         self.process = self.bind_type.dialect_impl(dialect).bind_processor(dialect)
+        self._takes_plain_json = _takes_plain_json(self.bind_type, dialect)
         # JSON stores None as the JSON value null, unless it is told not to.
         self._takes_none = column.nullable or (
             isinstance(self.bind_type, JSON) and not self.bind_type.none_as_null
@@ -72,8 +77,8 @@ class ColumnRule:
             if value is None:
                 return self._prepare_none()
             value = self._convert(value)
-            if self.process is not None:
-                self.process(value)
+            if self.process is not None and not (self._takes_plain_json and is_json(value, _LEVELS)):
+                self.process(value)  # what it raises belongs to the call
         except EntryRejected as error:
             raise EntryRejected(f"{self.name}: {error}", field=self.name) from error
         except Exception as error:
@@ -87,6 +92,18 @@ class ColumnRule:
     def _prepare_none(self) -> None:
         if not self._takes_none:
             raise EntryRejected(f"{self.name} = None: the column is NOT NULL", field=self.name)
+
+
+def _takes_plain_json(kind: TypeEngine[Any], dialect: Dialect) -> bool:
+    """
+    Tell whether what *kind* makes of JSON's own types for the driver is known to be made without an error.
+    """
+    impl = kind.dialect_impl(dialect)
+    return (
+        isinstance(kind, JSON)
+        and type(impl).__module__.startswith("sqlalchemy.")
+        and not has_own_serializer(dialect)
+    )
 
 
 def is_generated(column: Column[Any]) -> bool:

@@ -21,13 +21,15 @@ from decimal import Context, Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import Dialect, types
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from audit_buffer._facts import check_json
+from audit_buffer._usual import is_json
 
 
-__all__ = ["Conversion", "conversion_for", "is_single"]
+__all__ = ["Conversion", "conversion_for", "has_own_serializer", "is_single"]
 
 Conversion = Callable[[Any], Any]
 
@@ -55,6 +57,7 @@ _MOST_BYTES = {
 # How deep JSON may be nested before MariaDB's json_valid() says no.
 _MARIADB_JSON_DEPTH = 32
 _WIDE = Context(prec=1000)
+_encode_json = msgspec.json.Encoder().encode
 
 
 def conversion_for(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
@@ -240,20 +243,39 @@ def _enum(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
 
 
 def _json(kind: TypeEngine[Any], dialect: Dialect) -> Conversion:
-    own_serializer = getattr(dialect, "_json_serializer", None) is not None
-    depth = _MARIADB_JSON_DEPTH if dialect.name in _MARIADB else None
+    own_serializer = has_own_serializer(dialect)
+    mariadb = dialect.name in _MARIADB
+    usual_levels = (_MARIADB_JSON_DEPTH if mariadb else 64) - 1
     postgresql_jsonb = dialect.name == "postgresql" and _visit_name(kind) == "jsonb"
 
     def convert(value: Any) -> Any:
-        if not own_serializer:
+        plain = is_json(value, usual_levels)
+        if not (plain or own_serializer):
             check_json(value, "it")
-        if postgresql_jsonb and _holds_nul(value):
+        if postgresql_jsonb and _may_hold_nul(value) and _holds_nul(value):
             raise ValueError("it holds a NUL, which jsonb cannot store; use JSON")
-        if depth is not None and _depth(value) >= depth:
-            raise ValueError(f"MariaDB takes JSON of at most {depth - 1} levels")
+        if mariadb and not plain and _depth(value) >= _MARIADB_JSON_DEPTH:
+            raise ValueError(f"MariaDB takes JSON of at most {_MARIADB_JSON_DEPTH - 1} levels")
         return value
 
     return convert
+
+
+def has_own_serializer(dialect: Dialect) -> bool:
+    """
+    Tell whether the application has given its engine a `json_serializer`.
+    """
+    return getattr(dialect, "_json_serializer", None) is not None
+
+
+def _may_hold_nul(value: Any) -> bool:
+    """
+    Tell at once, without a walk, that there is none in *value*; True when that cannot be told.
+    """
+    try:
+        return b"\\u0000" in _encode_json(value)
+    except Exception:  # whatever msgspec has to say about values that only the application's serializer knows
+        return True
 
 
 def _holds_nul(value: Any) -> bool:

@@ -173,7 +173,9 @@ def test_a_statement_that_takes_too_long_ends(database: Database) -> None:
     """
     The server says so itself, and the connection stays in step until then.
     """
-    database.limit(Timeouts(0.1))
+    database.limit(
+        Timeouts(1)
+    )  # on a busy machine the client must see the answer before it cuts the connection itself
     sleep = {"postgresql": "SELECT pg_sleep(60)", "mysql": "SELECT SLEEP(60)"}
     started = time.monotonic()
     with (
@@ -181,7 +183,7 @@ def test_a_statement_that_takes_too_long_ends(database: Database) -> None:
         database.transaction() as connection,
     ):
         connection.exec_driver_sql(sleep[connection.dialect.name])
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.postgresql

@@ -19,6 +19,7 @@ from unittest.mock import patch
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,13 @@ from audit_buffer import BufferConfig, EntryRejected, _recorders
 from audit_buffer._codec import EntryCodec, from_micros, to_micros
 from audit_buffer._facts import MAX_LENGTHS, check_json
 from audit_buffer._recorders import recorder_for
-from audit_buffer._usual import HAS_SPEEDUPS, is_usual, is_usual_to_msgspec
+from audit_buffer._usual import (
+    HAS_SPEEDUPS,
+    is_json,
+    is_json_to_python,
+    is_usual,
+    is_usual_to_msgspec,
+)
 from audit_buffer.testing import FakeClock, MemorySink
 from tests.rules.values import anything, as_json, json_values, same
 
@@ -369,13 +376,12 @@ def test_classes_of_their_own_are_not_usual_to_the_look_in_c(value: Any) -> None
     "details",
     [
         {"price": 9.99, "zero": -0.0},
-        {"place": (52.5, 13.4)},
         json.loads('{"k": ' * 30 + "[" * 30 + "1" + "]" * 30 + "}" * 30),
     ],
 )
 def test_the_look_in_c_finds_more_usual(details: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Finite floats, tuples, and any nesting that a person would write.
+    Finite floats, and any nesting that a person would write.
     """
     monkeypatch.delattr(_recorders, "encode_closely")
     recorder = recorder_for(MemorySink(), BufferConfig(), FakeClock())
@@ -392,14 +398,68 @@ def test_what_is_no_row_is_not_usual(row: Any) -> None:
     assert not is_usual(row)
 
 
+@given(anything(), st.integers(-2, 5))
+def test_both_looks_find_the_same_values_plain(value: Any, levels: int) -> None:
+    """
+    Whatever it is, and however deep it may be.
+    """
+    assert is_json(value, levels) is is_json_to_python(value, levels)
+
+
+@given(json_values())
+def test_what_is_plain_comes_back_equal_and_of_the_same_types(value: Any) -> None:
+    """
+    From JSON and from MessagePack, unless it has no UTF-8.
+    """
+    if is_json(value, 64):
+        for kind in (msgspec.json, msgspec.msgpack):
+            try:
+                payload = kind.encode(value)
+            except UnicodeEncodeError:
+                return
+            assert same(kind.decode(payload), value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**63, -(2**63) - 1, math.nan, math.inf, (), (1,), b"", {1: 2}, set(), Word.YES, Items("a"), Number(5)],
+)
+def test_what_is_not_plain_json(value: Any) -> None:
+    """
+    Also inside of others.
+    """
+    for look in (is_json, is_json_to_python):
+        assert look([{"k": 2**63 - 1}, -(2**63), 0.5, "a", None, True], 64)
+        assert not look(value, 64)
+        assert not look([{"k": [value]}], 64)
+
+
+def test_levels_are_dicts_and_lists_around_a_value() -> None:
+    """
+    As many as are allowed, and not one more; the look in C ends at a depth of its own.
+    """
+    deep: Any = 1
+    for level in range(1, 2000):
+        deep = [deep] if level % 2 else {"k": deep}
+        if level < 500:
+            assert is_json(deep, level)
+            assert not is_json(deep, level - 1)
+        if level < 300:
+            assert is_json_to_python(deep, level)
+            assert not is_json_to_python(deep, level - 1)
+    assert not is_json(deep, 1500)
+
+
 def test_the_look_keeps_nothing() -> None:
     """
     No reference to what it has seen, usual or not.
     """
-    parts: list[Any] = ["text" * 3, 2**70, 0.5, ["a"], ("b",), {"c": 1}, {"a", "set"}, object()]
+    parts: list[Any] = ["text" * 3, 2**62, 2**70, 0.5, ["a"], ("b",), {"c": 1}, {"a", "set"}, object()]
     before = [sys.getrefcount(part) for part in parts]
     for look in LOOKS:
         for part in parts:
+            is_json(part, 3)
+            is_json([part, {"k": part}], 3)
             look((0, None, "e", None, None, "success", None, {"k": part}))
             look((0, None, part, part, part, part, part, part))
     del part

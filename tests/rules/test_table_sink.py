@@ -8,12 +8,14 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine, orm
+from sqlalchemy.dialects import postgresql, sqlite
 
 from audit_buffer import AuditBuffer, ConfigError, EntryRejected, SinkError, TableSink
 from audit_buffer.schema import gap_table, position_table
@@ -185,6 +187,57 @@ def test_a_row_that_cannot_be_stored_is_refused_at_the_call(
         sink.encode(row)
     assert says in str(caught.value)
     assert getattr(caught.value, "field", None) == field
+
+
+class Capitals(sqlite.JSON):
+    """
+    JSON whose text the application makes. (Of `sqlalchemy.JSON` SQLAlchemy would take its own for SQLite in its place.)
+    """
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: sa.Dialect) -> Any:
+        def process(value: Any) -> str:
+            if value != str(value).upper():
+                raise ValueError("capitals only")
+            return f'"{value}"'
+
+        return process
+
+
+def test_what_writes_json_in_the_place_of_sqlalchemy_is_asked_at_the_call(tmp_path: Path) -> None:
+    """
+    A type of the application's own, and an engine's `json_serializer`; also for values that are plain JSON.
+    """
+
+    def serialize(value: Any) -> str:
+        if value == "loud":
+            raise ValueError("capitals only")
+        return f'"{value}"'
+
+    url = f"sqlite:///{tmp_path / 'facts.db'}"
+    for engine, kind in (
+        (sa.create_engine(url), Capitals()),
+        (sa.create_engine(url, json_serializer=serialize), sa.JSON()),
+    ):
+        sink = TableSink(engine, own_table(sa.Column("what", kind)))
+        assert sink.encode({"what": "LOUD"})
+        with pytest.raises(EntryRejected, match="capitals only") as caught:
+            sink.encode({"what": "loud"})
+        assert caught.value.field == "what"
+        engine.dispose()
+
+
+@pytest.mark.parametrize("value", ["a\0b", {"k": ["\0"]}, {"\0": 1}, {"k": object(), "nul": "\0"}])
+def test_jsonb_refuses_a_nul_also_in_what_only_the_application_can_write(value: Any) -> None:
+    """
+    Wherever it is; a text that only looks like one is taken.
+    """
+    jsonb = sa.create_engine("postgresql+psycopg://", json_serializer=repr)
+    sink = TableSink(jsonb, own_table(sa.Column("what", postgresql.JSONB)))
+    with pytest.raises(EntryRejected, match="holds a NUL"):
+        sink.encode({"what": value})
+    assert sink.encode({"what": {"k": "\\u0000"}})
 
 
 def test_a_refused_row_leaves_nothing_behind(sqlite_engine: Engine) -> None:
