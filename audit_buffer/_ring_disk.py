@@ -58,6 +58,7 @@ __all__ = [
 # struct flock: type, whence, start, length, pid, in the platform's own layout.
 _FLOCK = struct.Struct("hhqqi0q")
 _FIRST_BYTE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _REMEDIES = {
     errno.ENOSPC: "The disk is full: free space, or set a smaller ring_bytes or another ring_dir.",
     errno.EDQUOT: "The disk quota is used up: free space, or set a smaller ring_bytes or another ring_dir.",
@@ -83,18 +84,35 @@ def translated(path: Path, doing: str) -> Iterator[None]:
         raise RingError(f"cannot {doing}: {error.strerror}. {remedy}", path=path) from error
 
 
-def make_directory(directory: Path) -> None:
+def make_directory(directory: Path, suffix: str) -> None:
     """
-    Make *directory* with mode 0700, or check that nobody else may write into the one that is there.
+    Make *directory* with mode 0700, or see to it that nobody else may write into the one that is there.
+
+    One of this user's own that holds nothing, or only files with *suffix* in their names, is made private. (With an fsGroup
+    the kubelet lets the group write into every folder of a volume, each time it mounts it.)
     """
     with translated(directory, "make the ring directory"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
-    if status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o022:
+        if _is_open_to_others(status) and _is_for_rings(directory, status, suffix):
+            directory.chmod(stat.S_IMODE(status.st_mode) & ~_WRITTEN_BY_OTHERS)
+            status = directory.stat()
+    if status.st_uid not in {os.geteuid(), 0} or _is_open_to_others(status):
         raise RingError(
-            "others may write into the ring directory. Make it private (chmod 700), or set another ring_dir.",
+            "others may write into the ring directory. Make it private (chmod 700), "
+            "or set another ring_dir, such as a folder of its own in this one.",
             path=directory,
         )
+
+
+def _is_open_to_others(status: os.stat_result) -> bool:
+    return bool(status.st_mode & _WRITTEN_BY_OTHERS)
+
+
+def _is_for_rings(directory: Path, status: os.stat_result, suffix: str) -> bool:
+    # Never a place like /tmp, though it be empty and we be root.
+    mine = status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX
+    return mine and all(suffix in file.suffixes for file in directory.iterdir())
 
 
 def open_new(path: Path) -> int:

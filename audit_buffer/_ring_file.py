@@ -70,7 +70,7 @@ class RingFile(MappedRing):
         Raises:
             RingError: It cannot be made; the message says what to do. Nothing is left behind.
         """
-        disk.make_directory(directory)
+        disk.make_directory(directory, SUFFIX)
         buffer_id = buffer_id or uuid4()
         path = directory / f"{buffer_id.hex}{SUFFIX}"
         if os.path.lexists(path):

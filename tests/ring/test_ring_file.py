@@ -248,14 +248,55 @@ def test_only_this_user_can_read_it(tmp_path: Path) -> None:
     ring.close()
 
 
-def test_a_directory_others_may_write_to_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["app.log", "lost+found", ".hidden", "ring"])
+def test_a_directory_others_may_write_to_is_refused(tmp_path: Path, name: str) -> None:
     """
-    The error names the remedy; nothing is made.
+    If it holds anything but rings; the error names the remedy, nothing is made, and its mode stays.
     """
-    tmp_path.chmod(0o777)
-    with pytest.raises(RingError, match="chmod 700"):
+    (tmp_path / name).touch()
+    tmp_path.chmod(0o775)
+    with pytest.raises(RingError, match=r"chmod 700.*folder of its own"):
         make(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o775
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o2770, 0o702])
+def test_a_directory_of_rings_is_made_private_again(tmp_path: Path, mode: int) -> None:
+    """
+    As an fsGroup leaves it, and an emptyDir: nobody else may write there from then on.
+    """
+    tmp_path.chmod(mode)
+    filled(tmp_path, 3).abandon()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o022
+    tmp_path.chmod(mode)
+    (tmp_path / "x.ring.corrupt").touch()
+    make(tmp_path).close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o022
+
+
+def test_a_place_that_everybody_shares_stays_shared(tmp_path: Path) -> None:
+    """
+    A folder like /tmp is refused, though it be empty and belong to this user.
+    """
+    tmp_path.chmod(0o1777)
+    with pytest.raises(RingError, match="folder of its own"):
+        make(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_directory_of_somebody_else_stays_as_it_is(tmp_path: Path) -> None:
+    """
+    Its owner decides who may write there.
+    """
+    rings = tmp_path / "rings"
+    rings.mkdir()
+    rings.chmod(0o777)
+    os.chown(rings, 12345, 12345)
+    with pytest.raises(RingError, match="folder of its own"):
+        make(rings)
+    assert stat.S_IMODE(rings.stat().st_mode) == 0o777
 
 
 def test_a_second_ring_of_the_same_buffer_is_refused(tmp_path: Path) -> None:
