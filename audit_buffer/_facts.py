@@ -1,5 +1,5 @@
 """
-What an entry may hold, looked at part by part: the slow look, taken where the quick one of `_codec` found something.
+What an entry may hold, looked at part by part: the slow look, taken where the quick one of `_usual` found something.
 
 Guarantees:
     * What passes comes back equal from JSON, a tuple as an array; for the rest the error has the path to the part that
@@ -87,7 +87,8 @@ def check_json(value: object, field: str) -> None:
 def _problems(value: object, path: str) -> Iterator[tuple[str, str]]:
     if type(value) is dict:
         for key, item in value.items():
-            if type(key) is str:
+            # Text of a class of its own, such as a StrEnum's member, is that text.
+            if type(key) is str or (isinstance(key, str) and _comes_back_equal({key: None})):
                 yield from _problems(item, f"{path}[{shown(key)}]")
             else:
                 yield path, f"has the key {shown(key)}; JSON keys are text, so write {shown(str(key))}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from audit_buffer._codec import UNENCODABLE, encode_closely, encode_into, to_micros
 from audit_buffer._ring import Payload
 from audit_buffer._timing import Clock
-from audit_buffer._usual import is_usual
+from audit_buffer._usual import encode_usual, is_foreign
 from audit_buffer.config import BufferConfig
 from audit_buffer.errors import ConfigError, EntryRejected
 from audit_buffer.service import AuditService
@@ -172,14 +172,13 @@ class EntryRecorder:
             # A short cut past encode_closely() for what is neither wrong nor unusual.
             payload: Payload = buffer
             try:
-                usual = is_usual(row)  # types, lengths, NUL
-                if usual:
-                    encode_into(row, buffer)
-                    size = len(buffer)
-                    usual = size <= max_entry_bytes
-            except UNENCODABLE:
+                usual = encode_usual(row, buffer, encode_into)  # looks at types, lengths, NUL
+            except UNENCODABLE as error:
+                if is_foreign(error):
+                    raise
                 usual = False
-            if not usual:
+            size = len(buffer)
+            if not usual or size > max_entry_bytes:
                 payload, size = encode_closely(row, max_entry_bytes), _NOT_SPARED
             published = publish(payload) or admit(payload)
             if size < _NOT_SPARED:

@@ -2,13 +2,15 @@
  * The quick looks of audit_buffer/_usual.py, in C: is a value plain JSON, and is an entry of the usual kind, which needs no closer look?
  *
  * Guarantees:
- *   - The answer is yes only where the JSON or MessagePack that msgspec writes comes back equal and of the same types, and every text of an
- *     entry fits its column; or where msgspec refuses to write it (half a surrogate pair).
- *   - It runs no Python code, makes no object, changes none and keeps no reference: it can neither fail nor be interrupted.
+ *   - The answer is yes only where the JSON or MessagePack that msgspec writes of a value comes back equal and of the same types, and every
+ *     text of an entry fits its column; or where msgspec refuses to write it (half a surrogate pair). The two times of an entry are
+ *     the caller's own and are not looked at.
+ *   - A look runs no Python code, makes no object, changes none and keeps no reference. It ends after so many levels and parts.
+ *   - Between the look at an entry and its encoding nobody else has the interpreter's lock.
  *
  * Assumptions:
- *   - Whoever calls has the interpreter's lock, so that nobody changes a dict or a list that is looked at. Where Python has no such
- *     lock this is not built, and msgspec takes the look, as it does where there is no compiler.
+ *   - There is such a lock: whoever calls has it, and nobody changes a dict or a list meanwhile. Where Python has none this is not
+ *     built, and msgspec takes the look, as it does where there is no compiler.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -22,6 +24,8 @@
 /* Levels of dicts and lists that an entry's details usually have at most, and that the C stack has room for in any case. */
 #define USUAL_LEVELS 64
 #define MOST_LEVELS 500
+/* Keys and values that are looked at. A list may contain another one many times, and be endless for all that a look can tell. */
+#define MOST_PARTS (1 << 20)
 
 /* The row: two times, these five texts, and the details, in the order of the format (audit_buffer/_codec.py). */
 #define FIRST_TEXT 2
@@ -39,7 +43,14 @@ is_text(PyObject *value, Py_ssize_t max_length)
         return 0;
     }
     Py_ssize_t length = PyUnicode_GET_LENGTH(value);
-    return length <= max_length && PyUnicode_FindChar(value, 0, 0, length, 1) == -1;
+    if (length > max_length) {
+        return 0;
+    }
+    Py_ssize_t nul = PyUnicode_FindChar(value, 0, 0, length, 1);
+    if (nul < -1) {
+        PyErr_Clear(); /* the closer look will meet it again */
+    }
+    return nul == -1;
 }
 
 static int
@@ -52,8 +63,11 @@ is_int64(PyObject *value)
 
 /* Exact types only: what a class of its own means by itself is for the closer look to find out. */
 static int
-is_plain_json(PyObject *value, int levels)
+is_plain_json(PyObject *value, int levels, int *parts)
 {
+    if (--*parts < 0) {
+        return 0;
+    }
     if (value == Py_None || PyUnicode_CheckExact(value) || PyBool_Check(value)) {
         return 1;
     }
@@ -70,7 +84,7 @@ is_plain_json(PyObject *value, int levels)
         PyObject *key, *item;
         Py_ssize_t position = 0;
         while (PyDict_Next(value, &position, &key, &item)) {
-            if (!PyUnicode_CheckExact(key) || !is_plain_json(item, levels - 1)) {
+            if (!PyUnicode_CheckExact(key) || !is_plain_json(item, levels - 1, parts)) {
                 return 0;
             }
         }
@@ -78,7 +92,7 @@ is_plain_json(PyObject *value, int levels)
     }
     if (PyList_CheckExact(value)) {
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); i++) {
-            if (!is_plain_json(PyList_GET_ITEM(value, i), levels - 1)) {
+            if (!is_plain_json(PyList_GET_ITEM(value, i), levels - 1, parts)) {
                 return 0;
             }
         }
@@ -98,11 +112,12 @@ is_json(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t coun
     if (levels == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    return PyBool_FromLong(is_plain_json(arguments[0], (int)Py_MIN(levels, MOST_LEVELS)));
+    int parts = MOST_PARTS;
+    return PyBool_FromLong(is_plain_json(arguments[0], (int)Py_MIN(levels, MOST_LEVELS), &parts));
 }
 
 static int
-is_usual_row(PyObject *row)
+is_usual(PyObject *row)
 {
     if (!PyTuple_CheckExact(row) || PyTuple_GET_SIZE(row) != DETAILS + 1) {
         return 0;
@@ -117,13 +132,26 @@ is_usual_row(PyObject *row)
         return 0; /* an event_type says something */
     }
     PyObject *details = PyTuple_GET_ITEM(row, DETAILS);
-    return details == Py_None || (PyDict_CheckExact(details) && is_plain_json(details, USUAL_LEVELS));
+    int parts = MOST_PARTS;
+    return details == Py_None || (PyDict_CheckExact(details) && is_plain_json(details, USUAL_LEVELS, &parts));
 }
 
 static PyObject *
-is_usual(PyObject *Py_UNUSED(module), PyObject *row)
+encode_usual(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {
-    return PyBool_FromLong(is_usual_row(row));
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "encode_usual() takes a row, a buffer, and what encodes into it");
+        return NULL;
+    }
+    if (!is_usual(arguments[0])) {
+        Py_RETURN_FALSE;
+    }
+    PyObject *nothing = PyObject_Vectorcall(arguments[2], arguments, 2, NULL);
+    if (nothing == NULL) {
+        return NULL;
+    }
+    Py_DECREF(nothing);
+    Py_RETURN_TRUE;
 }
 
 static int
@@ -145,9 +173,10 @@ read_max_lengths(PyObject *Py_UNUSED(module))
 }
 
 static PyMethodDef functions[] = {
+    {"encode_usual", (PyCFunction)(void (*)(void))encode_usual, METH_FASTCALL,
+     "Encode a row of the codec's format into a buffer, if it needs no closer look; tell whether it did not."},
     {"is_json", (PyCFunction)(void (*)(void))is_json, METH_FASTCALL,
      "Tell whether a value is plain JSON of at most so many levels."},
-    {"is_usual", is_usual, METH_O, "Tell whether a row of the codec's format needs no closer look."},
     {NULL, NULL, 0, NULL},
 };
 

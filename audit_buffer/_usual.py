@@ -15,6 +15,7 @@ Any thread.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +23,14 @@ import msgspec
 from audit_buffer._facts import MAX_LENGTHS
 
 
-__all__ = ["HAS_SPEEDUPS", "is_json", "is_json_to_python", "is_usual", "is_usual_to_msgspec"]
+__all__ = [
+    "HAS_SPEEDUPS",
+    "encode_usual",
+    "encode_usual_by_msgspec",
+    "is_foreign",
+    "is_json",
+    "is_json_to_python",
+]
 
 _convert = msgspec.convert
 _INT64 = 1 << 63
@@ -64,23 +72,43 @@ _ROW: Any = msgspec.defstruct(
 _convert((0, None, "first use", None, None, "success", None, None), _ROW)
 
 
-def is_usual_to_msgspec(row: tuple[Any, ...]) -> bool:
+def encode_usual_by_msgspec(
+    row: tuple[Any, ...], buffer: bytearray, encode_into: Callable[[Any, bytearray], None]
+) -> bool:
     """
-    Tell whether *row*, which has the fields of the format, needs no closer look: types, lengths, NUL.
+    Encode *row*, which has the fields of the format, into *buffer*, if it needs no closer look; tell whether it did not.
+
+    When it did, *buffer* may hold anything. Types, lengths and NUL are looked at.
     """
     try:
         checked = _convert(row, _ROW)
-    except Exception:  # msgspec asks what it does not know for its keys, and that raises what it likes
+        encode_into(row, buffer)  # not what was checked: there an int is plain that was none
+        _, _, event_type, actor, resource, outcome, correlation_id, details = row
+        # Last, because another thread may change it meanwhile. A set became a list, and is not equal to one.
+        same = checked.details == details
+    except (
+        Exception
+    ) as error:  # msgspec asks what it does not know for its keys, and that raises what it likes
+        if is_foreign(error):
+            raise
         return False
-    _, _, event_type, actor, resource, outcome, correlation_id, details = row
     return (
-        checked.details == details  # a set became a list, and is not equal to one
+        same
         and "\0" not in event_type
         and (actor is None or "\0" not in actor)
         and (resource is None or "\0" not in resource)
         and "\0" not in outcome
         and (correlation_id is None or "\0" not in correlation_id)
     )
+
+
+def is_foreign(error: BaseException) -> bool:
+    """
+    Tell whether *error*, just caught, was raised in a frame below the one that caught it, and not by C code that this one called.
+
+    A signal handler has a frame of its own; so what it raises can be told from what the encoder does.
+    """
+    return error.__traceback__ is not None and error.__traceback__.tb_next is not None
 
 
 def is_json_to_python(value: object, levels: int) -> bool:
@@ -107,9 +135,9 @@ def is_json_to_python(value: object, levels: int) -> bool:
 
 
 try:
-    from audit_buffer._speedups import is_json, is_usual
+    from audit_buffer._speedups import encode_usual, is_json
 except ImportError:
-    is_json, is_usual = is_json_to_python, is_usual_to_msgspec
+    encode_usual, is_json = encode_usual_by_msgspec, is_json_to_python
 
 # Whether the looks are taken in C.
-HAS_SPEEDUPS = is_usual is not is_usual_to_msgspec
+HAS_SPEEDUPS = is_json is not is_json_to_python

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import operator
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ from audit_buffer._ring import MemoryRing, Payload, Ring
 from audit_buffer._ring_file import RingFile
 from audit_buffer._timing import SystemClock
 from audit_buffer._turn import turn_at
-from audit_buffer._usual import HAS_SPEEDUPS, is_usual_to_msgspec
+from audit_buffer._usual import HAS_SPEEDUPS, encode_usual_by_msgspec
 from audit_buffer.commands._bench_events import SMALL, Arguments, read_events, synthetic_event
 from audit_buffer.testing import MemorySink
 
@@ -53,11 +54,11 @@ RECORD_STEPS = (
     ("clock, in microseconds", "recorded = time_ns() // 1000"),
     ("a buffer for the bytes, and back", "buffer = spare.pop(); spare.append(buffer)"),
     (
-        "the quick look",
+        "encode (msgspec)",
         """row = (recorded, None, event_type, actor, resource, outcome, correlation_id, details)
-    if not is_usual(row): raise ValueError""",
+    encode_into(row, buffer)""",
     ),
-    ("encode (msgspec)", "encode_into(row, buffer)"),
+    ("the quick look", "if not encode_usual(row, buffer, encodes_nothing): raise ValueError"),
     ("check of size", "if len(buffer) > 1048576: raise ValueError"),
     ("`publish()`: call", "publish(buffer)"),
 )
@@ -122,7 +123,8 @@ def recording(publish: Callable[..., Any], steps: int = len(RECORD_STEPS)) -> Re
         "time_ns": time.time_ns,
         "spare": [bytearray()],
         "encode_into": encode_into,
-        "is_usual": _recorders.is_usual,
+        "encode_usual": _recorders.encode_usual,
+        "encodes_nothing": operator.is_,
         "publish": publish,
     }
     return build(RECORD, "record", [line for _, line in RECORD_STEPS[:steps]], names)
@@ -255,7 +257,8 @@ def is_usual(event: Arguments) -> bool:
     Tell whether `record()` takes its short cut.
     """
     event_type, actor, resource, outcome, details, correlation_id = event
-    return _recorders.is_usual((0, None, event_type, actor, resource, outcome, correlation_id, details))
+    row = (0, None, event_type, actor, resource, outcome, correlation_id, details)
+    return _recorders.encode_usual(row, bytearray(), encode_into)
 
 
 def main() -> None:
@@ -272,7 +275,7 @@ def main() -> None:
     )
     given = arguments.parse_args()
     if given.without_speedups:
-        _recorders.is_usual = is_usual_to_msgspec
+        _recorders.encode_usual = encode_usual_by_msgspec
     real = [synthetic_event()] if given.events is None else read_events(given.events, 2 * ENTRIES)
     usual = [event for event in real if is_usual(event)]
     kinds = {"small": [SMALL] * ENTRIES, "real": (usual * ENTRIES)[:ENTRIES]}

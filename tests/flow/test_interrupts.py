@@ -19,8 +19,9 @@ import pytest
 
 import audit_buffer
 import audit_buffer.testing
-from audit_buffer import AuditBuffer
+from audit_buffer import AuditBuffer, EntryRejected, _recorders
 from audit_buffer._ring import MemoryRing
+from audit_buffer._usual import encode_usual, encode_usual_by_msgspec
 from audit_buffer.testing import FakeClock, MemorySink
 from tests.flow.doubles import PATIENCE, seqs_of
 from tests.flow.test_reentrancy import InterruptedRing
@@ -180,6 +181,36 @@ def test_record_interrupted_at_every_opcode_leaves_no_gap_and_no_double(queue_ma
     assert all(stored[seq] == event for seq, event in promised.items())
     tries = [event for event in stored.values() if event.startswith("try")]
     assert len(tries) == len(set(tries))
+
+
+@pytest.mark.parametrize("look", dict.fromkeys((encode_usual, encode_usual_by_msgspec)))
+@pytest.mark.parametrize("error", [ValueError, TimeoutError, EntryRejected])
+def test_what_a_signal_handler_raises_comes_out_of_record(
+    error: type[Exception], look: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Also where `record()` expects such an error of the encoder: a time limit, or the handler's own refused entry, is not lost.
+    """
+    monkeypatch.setattr(_recorders, "encode_usual", look)
+    audit = quiet_buffer()
+
+    def handler() -> None:
+        raise error("raised by the handler")
+
+    def outcome(count: int) -> str:
+        try:
+            return "too late" if handled_at(count, record, handler) else "at the end"
+        except error as raised:
+            return str(raised)
+
+    def record() -> int:
+        return audit.record("e", actor="a", details={"n": 1, "tags": ["x"]})
+
+    outcomes = [outcome(count) for count in range(1, 60)]
+    places = outcomes.index("at the end")
+    assert places > 10
+    assert outcomes[:places] == ["raised by the handler"] * places
+    finish(audit)
 
 
 def test_record_interrupted_while_it_was_interrupted_keeps_every_promise() -> None:

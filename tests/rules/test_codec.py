@@ -25,15 +25,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_buffer import BufferConfig, EntryRejected, _recorders
-from audit_buffer._codec import EntryCodec, from_micros, to_micros
+from audit_buffer._codec import EntryCodec, encode_into, from_micros, to_micros
 from audit_buffer._facts import MAX_LENGTHS, check_json
 from audit_buffer._recorders import recorder_for
 from audit_buffer._usual import (
     HAS_SPEEDUPS,
+    encode_usual,
+    encode_usual_by_msgspec,
     is_json,
     is_json_to_python,
-    is_usual,
-    is_usual_to_msgspec,
 )
 from audit_buffer.testing import FakeClock, MemorySink
 from tests.rules.values import anything, as_json, json_values, same
@@ -41,7 +41,7 @@ from tests.rules.values import anything, as_json, json_values, same
 
 CODEC = EntryCodec(1 << 20)
 # The look in C, where there is one, and the one that takes its place.
-LOOKS = list(dict.fromkeys((is_usual, is_usual_to_msgspec)))
+LOOKS = list(dict.fromkeys((encode_usual, encode_usual_by_msgspec)))
 ARGUMENTS: dict[str, Any] = {
     "recorded": 1_700_000_000_000_000,
     "event_type": "plan.updated",
@@ -79,9 +79,13 @@ class Items(list[str]):
 
 
 in_c = pytest.mark.skipif(
-    not HAS_SPEEDUPS and "AUDIT_TEST_REQUIRE" not in os.environ,
+    not HAS_SPEEDUPS and os.environ.get("AUDIT_TEST_REQUIRE") != "1",
     reason="audit_buffer/_speedups.c was not built: no compiler, or no headers of Python",
 )
+
+
+def is_usual(row: Any, look: Callable[..., bool] = encode_usual) -> bool:
+    return look(row, bytearray(), encode_into)
 
 
 def encode(codec: EntryCodec = CODEC, **arguments: Any) -> bytes:
@@ -95,7 +99,7 @@ def encode(codec: EntryCodec = CODEC, **arguments: Any) -> bytes:
     closely = outcome(codec.encode, **given)
     del given["recorded"]
     for look in LOOKS:
-        with patch.object(_recorders, "is_usual", look):
+        with patch.object(_recorders, "encode_usual", look):
             check_same(outcome(recorder.encode, **given), closely)
     if isinstance(closely, EntryRejected):
         raise closely
@@ -338,7 +342,7 @@ def test_the_usual_entry_takes_the_short_cut(
     Text of every kind, numbers, lists and the nesting of real events need no closer look, which costs several times as much.
     """
     monkeypatch.delattr(_recorders, "encode_closely")
-    monkeypatch.setattr(_recorders, "is_usual", look)
+    monkeypatch.setattr(_recorders, "encode_usual", look)
     recorder = recorder_for(MemorySink(), BufferConfig(), FakeClock())
     assert details_of(recorder.encode("plan.updated", actor="a", details=details)) == details
 
@@ -352,7 +356,7 @@ def test_a_field_as_long_as_its_column_takes_the_short_cut(
     Each field has a length of its own.
     """
     monkeypatch.delattr(_recorders, "encode_closely")
-    monkeypatch.setattr(_recorders, "is_usual", look)
+    monkeypatch.setattr(_recorders, "encode_usual", look)
     recorder = recorder_for(MemorySink(), BufferConfig(), FakeClock())
     longest = "\U0001f600" * MAX_LENGTHS[name]
     row = CODEC.decode(recorder.encode(**{"event_type": "plan.updated", name: longest}))
@@ -450,6 +454,47 @@ def test_levels_are_dicts_and_lists_around_a_value() -> None:
     assert not is_json(deep, 1500)
 
 
+@pytest.mark.parametrize("key", [Word.YES, Text("k")])
+def test_a_key_may_be_text_of_a_class_of_its_own(key: str) -> None:
+    """
+    It is that text; what else is in *details* changes nothing about it.
+    """
+    for value in (1, 0.5, "x", [1], (1,)):
+        assert details_of(encode(details={key: value})) == as_json({str(key): value})
+
+
+def test_a_look_comes_to_an_end() -> None:
+    """
+    Lists that contain one another many times are more parts than an entry could hold.
+    """
+    parts: Any = [1]
+    for _ in range(45):
+        parts = [parts, parts]
+    if HAS_SPEEDUPS:
+        assert not is_json(parts, 64)
+        assert not is_usual((0, None, "e", None, None, "success", None, {"k": parts}))
+
+
+@in_c
+def test_nothing_comes_between_the_look_and_the_encoding() -> None:
+    """
+    What encodes is called by the look itself, and what it raises is raised.
+    """
+    row = (0, None, "e", None, None, "success", None, {"k": 1})
+    buffer, calls = bytearray(), list[Any]()
+    assert encode_usual(row, buffer, lambda *given: calls.append(given))  # type: ignore[arg-type]
+    assert calls == [(row, buffer)]
+    assert calls[0][1] is buffer
+    assert not encode_usual((), buffer, calls.remove)  # type: ignore[arg-type]
+    with pytest.raises(UnicodeEncodeError):
+        encode_usual((*row[:-1], {"k": "\ud800"}), buffer, encode_into)
+    for call in (is_json, encode_usual):
+        with pytest.raises(TypeError, match="takes a"):
+            call()  # type: ignore[operator]
+    with pytest.raises(TypeError):
+        is_json(1, "x")  # type: ignore[arg-type]
+
+
 def test_the_look_keeps_nothing() -> None:
     """
     No reference to what it has seen, usual or not.
@@ -460,8 +505,8 @@ def test_the_look_keeps_nothing() -> None:
         for part in parts:
             is_json(part, 3)
             is_json([part, {"k": part}], 3)
-            look((0, None, "e", None, None, "success", None, {"k": part}))
-            look((0, None, part, part, part, part, part, part))
+            is_usual((0, None, "e", None, None, "success", None, {"k": part}), look)
+            is_usual((0, None, part, part, part, part, part, part), look)
     del part
     assert [sys.getrefcount(part) for part in parts] == before
 
