@@ -59,7 +59,7 @@ class Orphan(Delivery):
         """
         if self._in_hand is None:
             _, most = batch_bounds(config.batch_size, sys.maxsize)
-            _, most_bytes = batch_byte_bounds(config.batch_max_bytes, sys.maxsize)
+            most_bytes, _ = batch_byte_bounds(config.batch_max_bytes, sys.maxsize)
             entries = self.ring.take(most, most_bytes)
             if not entries and not self._may_have_lost:
                 if self._continued_as is not None:

@@ -82,12 +82,15 @@ class Channel(Syncing):
                     return ledger.take(self.ring, reason, now)
             return ledger.in_hand
 
-    def committed(self, taken: Taken) -> None:
+    def committed(self, taken: Taken, seconds: float = 0.0) -> None:
         """
         Give up the room of a batch that is in the database, and tell everyone who waits.
+
+        Args:
+            seconds: How long it took to write.
         """
         with self._lock:
-            self._ledger.commit(taken)
+            self._ledger.commit(taken, seconds)
             self._look_ahead()
             self._advice = None
             self.ring.release(taken.through, self._clock.monotonic())

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from audit_buffer._narrowing import Narrowing, Verdict, is_structural
 from audit_buffer._restoring import Restoring
+from audit_buffer._timing import USUAL_BATCH, USUAL_BATCH_BYTES
 from audit_buffer.errors import EntryQuarantined, IntegrityAlarm, SinkError
 from audit_buffer.sinks._faults import Action, classify, explained
 from audit_buffer.sinks._protocol import Batch, Sink
@@ -67,6 +68,8 @@ class Delivery:
         self._narrowing: Narrowing | None = None
         # Entries that were quarantined since the last one that was written.
         self._quarantined_in_a_row = 0
+        # Whether the batch in hand failed: it may have been too large for a time limit, and goes on in pieces of the usual size.
+        self._cautious = False
 
     def has(self, batch: Batch) -> bool:
         """
@@ -96,6 +99,7 @@ class Delivery:
             self.known = max(self.known, left.after)
         if self.has(batch):
             self._narrowing = None
+            self._cautious = False
 
     def _look_back(self, batch: Batch) -> None:
         """
@@ -185,6 +189,8 @@ class Delivery:
 
     def _write_piece(self, piece: Batch) -> None:
         condemned = None if self._narrowing is None else self._narrowing.condemned
+        if self._cautious and self._narrowing is None:
+            piece = _usual_part(piece)
         # In doubt from here until the sink has returned, whatever ends it.
         self._in_doubt = self._may_be_gone = True
         if self._sent is not None:
@@ -194,6 +200,7 @@ class Delivery:
                 self._sink.write(piece)
             except Exception as error:
                 if not self._narrow(piece, error):
+                    self._cautious = True
                     raise
                 self._may_be_gone = False  # it was the same database that refused it
                 return
@@ -257,3 +264,16 @@ class Delivery:
         )
         told.__cause__ = error
         self._on_quarantined(told)
+
+
+def _usual_part(batch: Batch) -> Batch:
+    """
+    Return what of *batch* comes first, as much as a batch usually has; at least one entry.
+    """
+    size, last = 0, 0
+    for count, (seq, payload) in enumerate(batch.stored):
+        size += len(payload)
+        if count and (count >= USUAL_BATCH or size > USUAL_BATCH_BYTES):
+            return batch.until(last)
+        last = seq
+    return batch

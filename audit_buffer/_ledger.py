@@ -15,7 +15,7 @@ import sys
 from audit_buffer._gaps import Gaps
 from audit_buffer._ring import Ring
 from audit_buffer._state import State, Taken
-from audit_buffer._timing import FlushReason, batch_bounds, batch_byte_bounds, flush_reason
+from audit_buffer._timing import FlushReason, Growth, batch_bounds, batch_byte_bounds, flush_reason
 from audit_buffer.config import BufferConfig
 
 
@@ -41,6 +41,7 @@ class Ledger:
         self.batch_max_bytes, self._largest_batch_bytes = batch_byte_bounds(
             config.batch_max_bytes, self.max_bytes
         )
+        self.growth = Growth()
         self.capacity = self.max_entries  # 0 unless the buffer is open
         self.published = 0
         self.synced = 0
@@ -202,16 +203,28 @@ class Ledger:
         return taken
 
     def _next_batch(self, ring: Ring, reason: FlushReason, published: int) -> Taken:
-        entries = ring.take(self._largest_batch, self._largest_batch_bytes)
+        entries = ring.take(*self._bounds())
         # What was dropped right behind the last entry belongs to this batch, too. An empty ring means that all is dropped.
         through = self.gaps.reach(entries[-1][0] if entries else published)
         size = sum(len(payload) for _, payload in entries)
         return Taken(after=self.taken, through=through, entries=entries, size=size, reason=reason)
 
-    def commit(self, taken: Taken) -> None:
+    def _bounds(self) -> tuple[int, int]:
         """
-        Give the room of a batch back.
+        Return how many entries and bytes the next batch may have.
         """
+        factor = self.growth.factor
+        return (
+            min(self.batch_size * factor, self._largest_batch),
+            min(self.batch_max_bytes * factor, self._largest_batch_bytes),
+        )
+
+    def commit(self, taken: Taken, seconds: float) -> None:
+        """
+        Give the room of a batch back, which took so many *seconds* to write.
+        """
+        most, most_bytes = self._bounds()
+        self.growth.committed(seconds, max(len(taken.entries) / most, taken.size / most_bytes))
         self.committed = taken.through
         self.synced = max(self.synced, taken.through)  # the database keeps it, whatever becomes of the ring
         if not self.waiting():  # mends what an exception in the middle of a drop left

@@ -197,5 +197,5 @@ class Restoring:
 
     def _recalled(self, after: int, through: int) -> list[Stored]:
         _, most = batch_bounds(self._config.batch_size, sys.maxsize)
-        _, most_bytes = batch_byte_bounds(self._config.batch_max_bytes, sys.maxsize)
+        most_bytes, _ = batch_byte_bounds(self._config.batch_max_bytes, sys.maxsize)
         return self._tail.recalled(after, through, most, most_bytes)

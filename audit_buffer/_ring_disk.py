@@ -59,6 +59,7 @@ __all__ = [
 _FLOCK = struct.Struct("hhqqi0q")
 _FIRST_BYTE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_RIGHTS_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _REMEDIES = {
     errno.ENOSPC: "The disk is full: free space, or set a smaller ring_bytes or another ring_dir.",
     errno.EDQUOT: "The disk quota is used up: free space, or set a smaller ring_bytes or another ring_dir.",
@@ -95,7 +96,9 @@ def make_directory(directory: Path, suffix: str) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
         if _is_open_to_others(status) and _is_for_rings(directory, status, suffix):
-            directory.chmod(stat.S_IMODE(status.st_mode) & ~_WRITTEN_BY_OTHERS)
+            directory.chmod(
+                stat.S_IMODE(status.st_mode) & ~_RIGHTS_OF_OTHERS
+            )  # the files may be open to them, too
             status = directory.stat()
     if status.st_uid not in {os.geteuid(), 0} or _is_open_to_others(status):
         raise RingError(

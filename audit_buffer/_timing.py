@@ -21,6 +21,7 @@ __all__ = [
     "Clock",
     "Deadline",
     "FlushReason",
+    "Growth",
     "SystemClock",
     "batch_bounds",
     "batch_byte_bounds",
@@ -36,6 +37,11 @@ _LARGEST_BATCH = 4096
 # The same in encoded bytes.
 USUAL_BATCH_BYTES = 1024 * 1024
 _LARGEST_BATCH_BYTES = 4 * USUAL_BATCH_BYTES
+_LARGEST_GROWTH = 8
+# Seconds below which a batch was quick, and above which it was slow, if it had at least such a fraction of what it could have.
+_QUICK_SECONDS = 0.1
+_SLOW_SECONDS = 0.25
+_TELLING_FRACTION = 0.5
 
 
 class Clock(Protocol):
@@ -144,6 +150,27 @@ def batch_byte_bounds(batch_max_bytes: int | None, capacity: int) -> tuple[int, 
     if batch_max_bytes is not None:
         return batch_max_bytes, batch_max_bytes
     return USUAL_BATCH_BYTES, max(USUAL_BATCH_BYTES, min(_LARGEST_BATCH_BYTES, capacity // 4))
+
+
+class Growth:
+    """
+    How many times the usual size the next batch of a backlog may have: twice as many as the last one if that was quick, half if it was slow.
+
+    A batch gives its room back all at once. So it may be large only where that does not take long: whoever waits for room has a
+    deadline, and so has a statement. One thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1
+
+    def committed(self, seconds: float, fullness: float) -> None:
+        """
+        Note how long a batch took, and what fraction it was of the largest that it could have been.
+        """
+        if seconds > _SLOW_SECONDS:
+            self.factor = max(1, self.factor // 2)
+        elif seconds < _QUICK_SECONDS and fullness >= _TELLING_FRACTION:
+            self.factor = min(self.factor * 2, _LARGEST_GROWTH)
 
 
 def flush_reason(

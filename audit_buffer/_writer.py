@@ -203,8 +203,9 @@ class Writer:
         delay = self._deliver(self._delivery, batch)
         if not delay and self._delivery.has(batch):
             self.batches += 1  # first, for whoever looks after a flush
-            self.channel.committed(taken)
-            self._reports.committed(batch, taken.reason.value, self._clock.monotonic() - started)
+            seconds = self._clock.monotonic() - started
+            self.channel.committed(taken, seconds)
+            self._reports.committed(batch, taken.reason.value, seconds)
         return delay
 
     def _attempt_orphan(self, adoption: Adoption) -> float | None:

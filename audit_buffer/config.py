@@ -115,11 +115,11 @@ class BufferConfig:
         queue_max_bytes: Most encoded bytes that may wait. Default 32 MiB in memory; None with a ring file means
             *ring_bytes* alone counts. Bounds the memory this buffer can ever take.
         batch_size: Entries in one transaction at most, and the threshold at which the writer starts one. None: 512 start one,
-            and a backlog is written into a database in transactions of up to 4,096 (at most a quarter of *queue_maxsize*);
-            into anything else 512 at a time.
-        batch_max_bytes: Encoded bytes in one transaction at most, and the threshold at which the writer starts one. None: 1 MiB
-            starts one, and a backlog is written into a database in transactions of up to 4 MiB (at most a quarter of
-            *queue_max_bytes*); into anything else 1 MiB at a time.
+            and a backlog is written into a database in larger and larger transactions as long as they are quick, up to 4,096
+            entries (at most a quarter of *queue_maxsize*); into anything else 512 at a time.
+        batch_max_bytes: Encoded bytes in one transaction at most (but for an entry alone), and the threshold at which the writer
+            starts one. None: 1 MiB starts one, and a backlog is written into a database in up to 4 MiB, as above (more than
+            1 MiB only up to a quarter of *queue_max_bytes*); into anything else 1 MiB at a time.
         bulk: How a batch is inserted: "auto" (the fastest way that the database has), "executemany" (works everywhere), or
             the name of another strategy ("values" with SQLite and MariaDB, "copy" with PostgreSQL).
         flush_interval: Seconds the oldest entry may wait before the writer starts. Long: fewer, larger

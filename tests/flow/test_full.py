@@ -269,8 +269,8 @@ def test_write_through_is_refused_when_the_buffer_closes_meanwhile() -> None:
     flow.record()
     committed = flow.channel.committed
 
-    def close_too(taken: Any) -> None:
-        committed(taken)
+    def close_too(taken: Any, seconds: float) -> None:
+        committed(taken, seconds)
         flow.channel.begin_close()
 
     flow.channel.committed = close_too  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ from audit_buffer import AuditBuffer, AuditService
 from audit_buffer._state import Attention
 from audit_buffer._timing import FlushReason
 from audit_buffer.instrumentation import BatchCommitted, Event
+from audit_buffer.sinks import Batch
 from audit_buffer.testing import FakeClock, MemorySink
 from tests.flow.doubles import Flow, SleepLog, Threads
 
@@ -146,27 +147,30 @@ def test_the_writer_never_has_the_whole_ring_in_hand() -> None:
     assert [len(batch) for batch in flow.sink.batches] == [5]
 
 
-def test_a_backlog_is_taken_in_large_batches() -> None:
+def test_a_backlog_is_taken_in_larger_and_larger_batches() -> None:
     """
-    512 entries start a batch; it has as many as wait, up to 4,096 and a quarter of queue_maxsize.
+    512 entries start a batch; as long as they are quick each has twice as many, up to 4,096 and a quarter of queue_maxsize.
     """
-    for maxsize, sizes in ((10_000, [2500, 2500, 1000]), (100_000, [4096, 1904])):
+    for maxsize, count, sizes in (
+        (10_000, 9000, [512, 1024, 2048, 2500, 2500, 416]),
+        (100_000, 12_000, [512, 1024, 2048, 4096, 4096, 224]),
+    ):
         flow = Flow(queue_maxsize=maxsize)
         for _ in range(511):
             flow.record()
         assert flow.channel.take() is None
-        for _ in range(6000 - 511):
+        for _ in range(count - 511):
             flow.record()
         flow.channel.begin_close()
         flow.step_to_the_end()
         assert [len(batch) for batch in flow.sink.batches] == sizes
 
 
-def test_a_backlog_of_large_entries_is_taken_in_large_batches() -> None:
+def test_a_backlog_of_large_entries_is_taken_in_larger_and_larger_batches() -> None:
     """
-    1 MiB starts a batch; it has as much as waits, up to 4 MiB and a quarter of queue_max_bytes.
+    1 MiB starts a batch; as long as they are quick each has twice as much, up to 4 MiB and a quarter of queue_max_bytes.
     """
-    for max_bytes, sizes in ((8 << 20, [20, 20, 20, 10]), (1 << 30, [41, 29])):
+    for max_bytes, sizes in ((8 << 20, [10, 20, 20, 20]), (1 << 30, [10, 20, 40])):
         flow = Flow(queue_max_bytes=max_bytes)
         for _ in range(10):
             flow.record(b"x" * 100_000)
@@ -176,6 +180,60 @@ def test_a_backlog_of_large_entries_is_taken_in_large_batches() -> None:
         flow.channel.begin_close()
         flow.step_to_the_end()
         assert [len(batch) for batch in flow.sink.batches] == sizes
+
+
+class TimedSink(MemorySink):
+    """
+    A database that takes so many seconds an entry, and ends what takes longer than *limit*.
+    """
+
+    def __init__(self, clock: FakeClock, seconds: float, limit: float) -> None:
+        super().__init__()
+        self.clock, self.seconds, self.limit = clock, seconds, limit
+        self.sizes: list[int] = []
+
+    def write(self, batch: Batch) -> None:
+        took = self.seconds * len(batch.stored)
+        self.clock.advance(min(took, self.limit))
+        if took > self.limit:
+            raise TimeoutError("the statement took too long")
+        self.sizes.append(len(batch.stored))
+        super().write(batch)
+
+
+def test_batches_stay_small_where_they_are_slow() -> None:
+    """
+    Who waits for room waits for one batch, and a statement has its time limit.
+    """
+    clock = FakeClock()
+    sink = TimedSink(clock, seconds=0.001, limit=2)
+    flow = Flow(clock=clock, sink=sink, queue_maxsize=100_000)
+    for _ in range(3000):
+        flow.record()
+    flow.channel.begin_close()
+    flow.step_to_the_end()
+    assert sink.sizes == [512] * 5 + [440]
+
+
+def test_a_batch_that_grew_too_large_goes_on_in_pieces() -> None:
+    """
+    The database became slower meanwhile: what is in hand is not tried in vain for ever, and the next batches are small again.
+    """
+    clock = FakeClock()
+    sink = TimedSink(clock, seconds=0.0, limit=2)
+    flow = Flow(clock=clock, sink=sink, queue_maxsize=100_000)
+    for _ in range(6000):
+        flow.record()
+    flow.channel.request_flush()
+    for _ in range(3):
+        assert flow.writer.step()
+    assert sink.sizes == [512, 1024, 2048]
+    sink.seconds = 0.001
+    flow.channel.begin_close()
+    flow.step_to_the_end()
+    assert sink.seqs == list(range(1, 6001))
+    assert flow.writer.retries == 1
+    assert max(sink.sizes[3:]) == 512
 
 
 def test_only_what_asks_for_large_batches_gets_them(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ class World:
                 assert size <= most or len(expected) == 1
             return taken
 
-        def watched_committed(taken: Taken) -> None:
-            committed(taken)
+        def watched_committed(taken: Taken, seconds: float) -> None:
+            committed(taken, seconds)
             self.in_hand = []
 
         channel.publish = watched_publish  # type: ignore[method-assign]

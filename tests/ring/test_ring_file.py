@@ -264,15 +264,15 @@ def test_a_directory_others_may_write_to_is_refused(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o2770, 0o702])
 def test_a_directory_of_rings_is_made_private_again(tmp_path: Path, mode: int) -> None:
     """
-    As an fsGroup leaves it, and an emptyDir: nobody else may write there from then on.
+    As an fsGroup leaves it, and an emptyDir: nobody else may go there from then on.
     """
     tmp_path.chmod(mode)
     filled(tmp_path, 3).abandon()
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o022
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o077
     tmp_path.chmod(mode)
     (tmp_path / "x.ring.corrupt").touch()
     make(tmp_path).close()
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o022
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode & ~0o077
 
 
 def test_a_place_that_everybody_shares_stays_shared(tmp_path: Path) -> None:

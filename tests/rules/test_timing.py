@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from audit_buffer._timing import (
     Deadline,
     FlushReason,
+    Growth,
     SystemClock,
     batch_bounds,
     batch_byte_bounds,
@@ -70,6 +71,20 @@ def test_so_does_a_batch_in_bytes(
     A bound that was given is never exceeded; one that grew is at most a quarter of the room.
     """
     assert batch_byte_bounds(batch_max_bytes, capacity) == bounds
+
+
+def test_batches_grow_while_they_are_quick_and_full() -> None:
+    """
+    To eight times the usual size; a small one tells nothing, and a slow one halves the next.
+    """
+    growth = Growth()
+    seen = []
+    for seconds, fullness in (
+        (0.0, 0.4), (0.01, 1.0), (0.01, 0.5), (0.2, 1.0), (0.09, 1.0), (0.09, 1.0), (0.01, 0.1), (0.3, 1.0), (9.0, 0.01), (9.0, 1.0), (9.0, 1.0),
+    ):  # fmt: skip
+        growth.committed(seconds, fullness)
+        seen.append(growth.factor)
+    assert seen == [1, 2, 4, 4, 8, 8, 8, 4, 2, 1, 1]
 
 
 QUIET: dict[str, Any] = {
