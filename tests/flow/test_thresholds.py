@@ -4,9 +4,8 @@ When a batch is written, and who is woken for it: sizes, bytes, ages, and nobody
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from sqlalchemy import Engine
 
 from audit_buffer import AuditBuffer, AuditService
 from audit_buffer._state import Attention
@@ -236,11 +235,11 @@ def test_a_batch_that_grew_too_large_goes_on_in_pieces() -> None:
     assert max(sink.sizes[3:]) == 512
 
 
-def test_only_what_asks_for_large_batches_gets_them(tmp_path: Path) -> None:
+def test_only_what_asks_for_large_batches_gets_them(sqlite_engine: Engine) -> None:
     """
     A database does; a sink of the application's own, and a bound that is given, are left at the thresholds.
     """
-    service = AuditService(f"sqlite:///{tmp_path / 'audit.db'}")
+    service = AuditService(sqlite_engine)
     service.create_schema()
     with AuditBuffer(service) as audit:
         assert (audit.config.batch_size, audit.config.batch_max_bytes) == (None, None)
