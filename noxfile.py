@@ -7,7 +7,8 @@ that is not installed is skipped and says so; with AUDIT_TEST_REQUIRE_PYTHONS=1 
 Coverage: `tests` (on the interpreter that runs nox), `behave` and `robot` measure as they go. `coverage_report` combines
 what the same nox run has measured, and runs first whichever of the three suites it did not include: it never reports old data.
 
-Everything that is left behind lies below build/: results/ (JUnit XML), coverage/, robot/, docs/, dist/, asv/.
+Everything that is left behind lies below build/: results/ (JUnit XML), coverage/, robot/, docs/, dist/, wheel/, asv/. Besides: the
+tools' caches, and the module in C that an editable installation compiles, which lies beside its source.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ BETWEEN = ("3.12",)
 OF_THE_INTERPRETER = ("tests/flow", "tests/ring", "tests/crash", "tests/test_multiprocessing_children.py")
 # What the version of SQLAlchemy does not touch: the ring, processes that end in all manner of ways, and how the bench measures.
 BELOW_SQLALCHEMY = ("tests/ring", "tests/crash", "tests/bench")
+
+# What an sdist may hold at its top, and what it must not hold anywhere.
+OF_SDIST = {
+    *(entry.strip("/") for entry in PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]),
+    "pyproject.toml",
+    "PKG-INFO",
+    ".gitignore",
+}
+PRIVATE_OR_CACHED = re.compile(
+    r"\.(so|pyc|ring|db|db-shm|db-wal)$|(^|/)(__pycache__|\.hypothesis|\.asv|\.coverage|\.\w+_cache)(/|$)"
+)
 
 # The suites that this nox run has measured already.
 measured: set[str] = set()
@@ -134,10 +146,6 @@ def install_without_speedups(session: nox.Session, *requirements: str) -> None:
     """
     The same where the module in C cannot be built, as on a machine without a compiler.
     """
-    suffix = session.run(
-        "python", "-c", "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))", silent=True
-    )
-    (ROOT / "audit_buffer" / f"_speedups{str(suffix).strip()}").unlink(missing_ok=True)
     session.install("-e", ".[cli,postgresql,mysql]", *requirements, env={"CC": "false"})
     session.run("python", "-c", "from audit_buffer._usual import HAS_SPEEDUPS; assert not HAS_SPEEDUPS")
 
@@ -176,14 +184,31 @@ def build(session: nox.Session) -> None:
     check_sdist(session, next(dist.glob("*.tar.gz")))
 
 
+def compiled_names(session: nox.Session) -> set[str]:
+    """
+    Return the name of the module in C in a wheel built here; none where it cannot be compiled.
+    """
+    ask = "import sysconfig as s; print(s.get_path('include'), s.get_config_var('EXT_SUFFIX'), sep='\\n')"
+    include, suffix = str(session.run("python", "-c", ask, silent=True)).split()
+    can_compile = shutil.which("cc") and Path(include, "Python.h").exists()
+    return {f"audit_buffer/_speedups{suffix}"} if can_compile else set()
+
+
 def check_wheel(session: nox.Session, wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+    names = set(zipfile.ZipFile(wheel).namelist())
+    compiled = compiled_names(session)
+    if lacking := compiled - names:
+        session.error(
+            f"{wheel.name} lacks {lacking}, though there are cc and Python.h: see above what failed"
+        )
+    if compiled and wheel.name.endswith("-any.whl"):
+        session.error(f"{wheel.name} holds {compiled}, and its tag says that it is pure Python")
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "audit_buffer").rglob("*.py")}
-    missing = (sources | {"audit_buffer/py.typed"}) - set(names)
-    of_ours = (*sources, "audit_buffer/py.typed", "audit_buffer/_speedups.", "audit_buffer-")
-    foreign = [name for name in names if not name.startswith(of_ours)]
+    wanted = sources | {"audit_buffer/py.typed", "audit_buffer/_speedups.pyi"} | compiled
+    missing = wanted - names
+    foreign = {name for name in names - wanted if not name.startswith("audit_buffer-")}
     if missing or foreign:
-        session.error(f"{wheel.name} lacks {sorted(missing)}, should not hold {foreign}")
+        session.error(f"{wheel.name} lacks {sorted(missing)}, should not hold {sorted(foreign)}")
 
 
 def check_sdist(session: nox.Session, sdist: Path) -> None:
@@ -192,15 +217,19 @@ def check_sdist(session: nox.Session, sdist: Path) -> None:
     wanted = {
         "pyproject.toml",
         "setup.cfg",
+        "hatch_build.py",
         "noxfile.py",
         "README.md",
         "LICENSE",
         "audit_buffer/_speedups.c",
+        "audit_buffer/_speedups.pyi",
         "tests/conftest.py",
         "docs/conf.py",
     }
-    if missing := wanted - names:
-        session.error(f"{sdist.name} lacks {sorted(missing)}")
+    missing = wanted - names
+    foreign = {name for name in names if PRIVATE_OR_CACHED.search(name) or name.split("/")[0] not in OF_SDIST}
+    if missing or foreign:
+        session.error(f"{sdist.name} lacks {sorted(missing)}, should not hold {sorted(foreign)}")
 
 
 @nox.session
@@ -271,8 +300,7 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
     Build the wheel and install it as a user does, extra `[cli]` included.
     """
     folder = BUILD / "wheel"
-    for old in (folder, BUILD / "setuptools"):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), ".")
     wheel = next(folder.glob("*.whl"))
     session.install("--force-reinstall", "--no-deps", str(wheel))
