@@ -53,7 +53,9 @@ class SpeedupsHook(BuildHookInterface[WheelBuilderConfig]):
         except Exception as error:
             # A compiler's own words stand above it; its command line would hide the rest.
             reason = textwrap.shorten(str(error), 100)
-            self.app.display_warning(f"audit_buffer is built without {SOURCE}, and works without it: {reason}")
+            self.app.display_warning(
+                f"audit_buffer is built without {SOURCE}, and works without it: {reason}"
+            )
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
