@@ -141,7 +141,9 @@ def batch_bounds(batch_size: int | None, capacity: int) -> tuple[int, int]:
 
 def batch_byte_bounds(batch_max_bytes: int | None, capacity: int) -> tuple[int, int]:
     """
-    Return how many waiting bytes start a batch, and how many of a backlog one batch has at most; see `batch_bounds()`.
+    Return how many waiting bytes start a batch, and how many of a backlog one batch has at most, but for an entry that is larger.
+
+    As with `batch_bounds()`, but that a bound which was given stays as it is, whatever the room; it is never less than one entry.
 
     Args:
         batch_max_bytes: As configured; None means that the batch may grow.
