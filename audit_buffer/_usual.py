@@ -25,6 +25,7 @@ from audit_buffer._facts import MAX_LENGTHS
 
 __all__ = [
     "HAS_SPEEDUPS",
+    "INT64",
     "encode_usual",
     "encode_usual_by_msgspec",
     "is_foreign",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _convert = msgspec.convert
-_INT64 = 1 << 63
+INT64 = 1 << 63  # the first int that 64 bits with a sign do not hold
 
 
 def _json_object(levels: int) -> Any:
@@ -120,7 +121,7 @@ def is_json_to_python(value: object, levels: int) -> bool:
     if kind is str or value is None or kind is bool:
         return True
     if kind is int:
-        return -_INT64 <= value < _INT64  # type: ignore[operator]
+        return -INT64 <= value < INT64  # type: ignore[operator]
     if kind is float:
         return math.isfinite(value)  # type: ignore[arg-type]
     if levels <= 0:

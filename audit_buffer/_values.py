@@ -25,14 +25,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from audit_buffer._usual import is_json
+from audit_buffer._usual import INT64, is_json
 from audit_buffer.errors import EntryRejected, shown
 
 
 __all__ = ["decode_values", "encode_values"]
 
 _Packer = Callable[[Any], Any]
-_INT64 = 1 << 63
 # The writer takes apart what the caller packed, and needs more of the stack for it: well below Python's limit of 1,000.
 _DEEPEST = 200
 _AS_THEY_ARE = frozenset({str, bytes, bool, float, type(None)})
@@ -73,7 +72,7 @@ def _pack(value: object, path: str, level: int = 0) -> Any:
     if kind in _AS_THEY_ARE or (level == 0 and is_json(value, _DEEPEST)):
         return value
     if kind is int:
-        return value if -_INT64 <= value < _INT64 else _extension("int", hex(value))  # type: ignore[arg-type, operator]
+        return value if -INT64 <= value < INT64 else _extension("int", hex(value))  # type: ignore[arg-type, operator]
     if level >= _DEEPEST:
         raise EntryRejected(f"{_field(path)} is nested more than {_DEEPEST} levels deep", field=_field(path))
     if kind is list:

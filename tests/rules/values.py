@@ -203,7 +203,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, set | frozenset):  # in an order of their own, and a NaN in them is equal to nothing
-        return sorted(map(repr, one)) == sorted(map(repr, other))
+        return one == other or sorted(map(repr, one)) == sorted(map(repr, other))
     if isinstance(one, float):
         return repr(one) == repr(other)
     if isinstance(one, Decimal):  # a signalling NaN cannot even be compared
