@@ -1,5 +1,5 @@
 """
-Compile audit_buffer/_speedups.c while a wheel is built, where that is possible.
+Compile audit_buffer._speedups while a wheel is built, where that is possible.
 
 Guarantees:
   - The package can be built without it: when compiling fails, for whatever reason, one line says so, and the wheel is pure Python.
@@ -29,7 +29,8 @@ from setuptools.command.build_ext import build_ext
 
 
 MODULE = "audit_buffer._speedups"
-SOURCE = "audit_buffer/_speedups.c"
+SOURCES = ("audit_buffer/_speedups.c", "audit_buffer/_usual.c", "audit_buffer/_frame.c")
+HEADERS = ("audit_buffer/_speedups.h",)
 
 
 class SpeedupsHook(BuildHookInterface[WheelBuilderConfig]):
@@ -49,12 +50,12 @@ class SpeedupsHook(BuildHookInterface[WheelBuilderConfig]):
         if version == "editable":
             beside.unlink(missing_ok=True)
         try:
-            compiled = compile_into(Path(self.folder.name), Path(self.root, SOURCE))
+            compiled = compile_into(Path(self.folder.name), Path(self.root))
         except Exception as error:
             # A compiler's own words stand above it; its command line would hide the rest.
             reason = textwrap.shorten(str(error), 100)
             self.app.display_warning(
-                f"audit_buffer is built without {SOURCE}, and works without it: {reason}"
+                f"audit_buffer is built without {MODULE}, and works without it: {reason}"
             )
             return
         build_data["pure_python"] = False
@@ -71,12 +72,17 @@ class SpeedupsHook(BuildHookInterface[WheelBuilderConfig]):
         self.folder.cleanup()
 
 
-def compile_into(folder: Path, source: Path) -> Path:
+def compile_into(folder: Path, root: Path) -> Path:
     """
-    Compile *source* and return the module; nothing is written outside *folder*.
+    Compile the sources below *root* and return the module; nothing is written outside *folder*.
     """
     # Debugging information would be most of the wheel, and name the folder it was compiled in.
-    extension = Extension(MODULE, [str(source)], extra_compile_args=["-g0"])
+    extension = Extension(
+        MODULE,
+        [str(root / source) for source in SOURCES],
+        depends=[str(root / header) for header in HEADERS],
+        extra_compile_args=["-g0"],
+    )
     command = build_ext(Distribution({"name": "audit-buffer", "ext_modules": [extension]}))
     command.build_lib = str(folder / "lib")
     command.build_temp = str(folder / "temp")

@@ -1,8 +1,8 @@
 """
-The bytes of one record in a ring, its checksum, and how a reader walks from one to the next.
+The bytes of one record in a ring, its checksum, how it is stored, and how a reader walks from one to the next.
 
 Guarantees:
-    * Pure: works on any buffer (`bytes`, `mmap`), opens nothing, changes nothing.
+    * Works on any buffer (`bytes`, `mmap`) and opens nothing. Only `store_payload()` changes anything.
     * A record is accepted only when its checksum fits the ring's uuid, the lap it lies in, its seq, its
       length and its payload; so a record of an earlier lap, of another ring or a torn one is no record.
     * The walk yields an intact prefix: it ends at the first place where no acceptable record lies.
@@ -15,6 +15,8 @@ Assumptions:
 One record (docs/reference/ring-file.md has it byte by byte; all numbers little-endian)::
 
     u64 seq | u32 kind and length | u32 checksum | payload | zero to 15 bytes up to a multiple of 16
+
+What each entry goes through is done in C where `_frame.c` was built: `store_payload()` and `read_lap()`, which have twins in Python here.
 """
 
 from __future__ import annotations
@@ -39,13 +41,23 @@ __all__ = [
     "Buffer",
     "Frame",
     "Layout",
+    "Place",
+    "Run",
     "find_later",
     "footprint",
+    "read_entries",
+    "read_lap_in_python",
     "scan",
     "seal",
+    "store_payload",
+    "store_payload_in_python",
 ]
 
 Buffer = bytes | mmap
+# A lap: position minus offset in the file, seed of its checksums, and the position at which it ends.
+Lap = tuple[int, int, int]
+# Where an entry ends: its seq, and the position behind it.
+Place = tuple[int, int]
 
 # One acceptable record: seq (0 for a pad), payload (None for a pad), position of the record behind it.
 Frame = tuple[int, bytes | None, int]
@@ -65,7 +77,11 @@ UNKNOWN = 0
 HEAD = Struct("<QI")
 HEADER = Struct("<QII")
 CHECKSUM = Struct("<I")
-_read_header = Struct("<QII").unpack
+# Looked up once: they are called for each entry.
+_pack_head = HEAD.pack
+_pack_header = HEADER.pack
+_read_header = HEADER.unpack
+_EMPTY = bytes(HEADER_BYTES)
 
 # The kind byte of an entry. In JSON text such a byte only starts a character outside the BMP, so that the
 # search for a later record stops rarely.
@@ -117,6 +133,12 @@ class Layout:
         """
         return crc32((position // self.capacity).to_bytes(8, "little"), self._identity)
 
+    def lap(self, position: int) -> Lap:
+        """
+        Return what is the same for all records of the lap that holds *position*.
+        """
+        return position - self.offset(position), self.seed(position), self.lap_end(position)
+
 
 def seal(seed: int, seq: int, kind: int, payload: bytes | bytearray, length: int) -> bytes:
     """
@@ -133,6 +155,25 @@ def seal(seed: int, seq: int, kind: int, payload: bytes | bytearray, length: int
     return HEADER.pack(seq, meta, crc32(payload, crc32(HEAD.pack(seq, meta), seed)))
 
 
+def store_payload_in_python(
+    mapping: mmap, at: int, next_at: int, seq: int, payload: bytes | bytearray, seed: int
+) -> bytes:
+    """
+    Store entry *seq* but for its header, and return that: once it is stored, too, the entry exists.
+
+    Args:
+        at: Offset of its header; there must be room.
+        next_at: Offset of the next one, which is zeroed: what an earlier lap left there must never follow the entry.
+        seed: `Layout.seed()` of the lap.
+    """
+    size = len(payload)
+    body = at + HEADER_BYTES
+    mapping[next_at : next_at + HEADER_BYTES] = _EMPTY
+    mapping[body : body + size] = payload
+    meta = ENTRY + size
+    return _pack_header(seq, meta, crc32(payload, crc32(_pack_head(seq, meta), seed)))
+
+
 def scan(buffer: Buffer, layout: Layout, position: int, after: int, stop: int) -> Iterator[Frame]:
     """
     Yield the intact prefix from *position* on, entries and pads, one at a time.
@@ -144,17 +185,25 @@ def scan(buffer: Buffer, layout: Layout, position: int, after: int, stop: int) -
         after: The seq in front of it; each entry's must be larger (a jump is a gap).
         stop: Nothing at or behind this position belongs to the walk.
     """
-    lap_end = seed = shift = 0
+    while position < stop:
+        lap = layout.lap(position)
+        for seq, payload, following in _scan_lap(buffer, lap, position, after, stop):
+            yield seq, payload, following
+            position, after = following, max(seq, after)
+        if position != lap[2]:
+            return
+
+
+def _scan_lap(buffer: Buffer, lap: Lap, position: int, after: int, stop: int) -> Iterator[Frame]:
+    shift, seed, lap_end = lap
+    stop = min(stop, lap_end)
     while position + HEADER_BYTES <= stop:
-        if position >= lap_end:
-            lap_end, seed = layout.lap_end(position), layout.seed(position)
-            shift = position - layout.offset(position)
         at = position - shift + HEADER_BYTES
         header = buffer[at - HEADER_BYTES : at]
         seq, meta, checksum = _read_header(header)
         length = meta & LENGTH_LIMIT
         following = position + (length + HEADER_BYTES + 15 & -16)
-        if following > lap_end or following > stop:
+        if following > stop:
             return
         payload: bytes | None = None
         if meta >= ENTRY and seq > after:
@@ -166,6 +215,77 @@ def scan(buffer: Buffer, layout: Layout, position: int, after: int, stop: int) -
             return
         yield seq, payload, following
         position = following
+
+
+@attrs.frozen
+class Run:
+    """
+    Entries that follow one another.
+
+    Attributes:
+        entries: Their seq and payload.
+        places: Their seq and the position behind each.
+        position: Where the walk ended.
+        is_full: Whether a bound ended it. Otherwise nothing follows in front of *stop*, or no acceptable record does.
+    """
+
+    entries: list[tuple[int, bytes]]
+    places: list[Place]
+    position: int
+    is_full: bool
+
+
+def read_entries(
+    buffer: Buffer, layout: Layout, position: int, after: int, stop: int, max_entries: int, max_bytes: int
+) -> Run:
+    """
+    Return the entries of the intact prefix from *position* on, at least one if there is any, within both bounds.
+
+    The other arguments are those of `scan()`, which reads the same, record by record.
+    """
+    entries: list[tuple[int, bytes]] = []
+    places: list[Place] = []
+    is_full = False
+    while position < stop:
+        lap = layout.lap(position)
+        left = max_bytes - sum(len(payload) for _, payload in entries)
+        position, is_full = read_lap(
+            buffer, lap, position, after, stop, max_entries, left, entries, places
+        )
+        if is_full or position != lap[2]:
+            break
+        after = places[-1][0] if places else after
+    return Run(entries, places, position, is_full)
+
+
+def read_lap_in_python(
+    buffer: Buffer,
+    lap: Lap,
+    position: int,
+    after: int,
+    stop: int,
+    max_entries: int,
+    max_bytes: int,
+    entries: list[tuple[int, bytes]],
+    places: list[Place],
+) -> tuple[int, bool]:
+    """
+    Add the entries from *position* to the end of its lap to *entries* and *places*.
+
+    Returns:
+        Where the walk ended, and whether a bound ended it.
+    """
+    for seq, payload, following in _scan_lap(buffer, lap, position, after, stop):
+        if payload is not None:
+            max_bytes -= len(payload)
+            if max_bytes < 0 and entries:
+                return position, True
+            entries.append((seq, payload))
+            places.append((seq, following))
+        position = following
+        if len(entries) >= max_entries:
+            return position, True
+    return position, False
 
 
 def find_later(buffer: Buffer, layout: Layout, position: int, after: int, stop: int) -> int | None:
@@ -202,3 +322,9 @@ def find_later(buffer: Buffer, layout: Layout, position: int, after: int, stop: 
                 return UNKNOWN
         position = lap_end
     return None
+
+
+try:
+    from audit_buffer._speedups import read_lap, store_payload
+except ImportError:
+    read_lap, store_payload = read_lap_in_python, store_payload_in_python

@@ -23,20 +23,8 @@ from __future__ import annotations
 from mmap import mmap
 from pathlib import Path
 from uuid import UUID
-from zlib import crc32
 
-from ._frame import (
-    ENTRY,
-    HEAD,
-    HEADER,
-    HEADER_BYTES,
-    KIND_OFFSET,
-    LENGTH_LIMIT,
-    PAD,
-    footprint,
-    scan,
-    seal,
-)
+from ._frame import HEADER_BYTES, KIND_OFFSET, LENGTH_LIMIT, PAD, footprint, scan, seal, store_payload
 from ._ring import Payload
 from ._ring_reader import RingReader
 from .errors import RingCorrupt, RingError
@@ -44,20 +32,12 @@ from .errors import RingCorrupt, RingError
 
 __all__ = ["MappedRing"]
 
-# Looked up once: put() is the hot path.
-_pack_head = HEAD.pack
-_pack_header = HEADER.pack
-
-# So many bytes of free room are zeroed at a time, or half the ring.
-_CLEARED_AT_ONCE = 16 * 1024
-
-
 class MappedRing(RingReader):
     """
     The part of `RingFile` that only touches memory.
 
     Attributes:
-        max_payload: The largest entry in bytes; half the ring.
+        max_payload: The largest entry, in bytes, that every empty ring has room for; half of it.
     """
 
     def __init__(self, path: Path, mapping: mmap, *, adopted_in: UUID | None = None) -> None:
@@ -66,11 +46,6 @@ class MappedRing(RingReader):
         self._durable = False
         # An entry must end here or before, so that the empty header behind it has room too. 0: ask _put_slow().
         self._full = 0
-        # Up to here the free room is zero, and always the place of the next header: what an earlier lap left there must
-        # never follow an entry. Zeroed in larger pieces, because each store costs a call; in none larger than an entry may
-        # be, so that `put()` need not ask for the size of one that ends in it.
-        self._cleared = self._end + HEADER_BYTES
-        self._cleared_at_once = min(_CLEARED_AT_ONCE, self.max_payload & -16)
         self._turn_lap()
         self._open_room()
 
@@ -128,20 +103,17 @@ class MappedRing(RingReader):
         After an exception of another kind, ask for `last_seq` before the next call.
 
         Raises:
-            RingError: *payload* is larger than `max_payload`, *seq* does not grow, or the ring is closed or adopted.
+            RingError: *payload* is larger than `max_payload` and does not fit as it is, *seq* does not grow, or the ring is closed or adopted.
         """
-        size = len(payload)
-        shift, seed = self._lap
-        at = self._end - shift
-        body = at + 16
-        end = body + (size + 15 & -16) + shift
-        if seq <= self._last_seq or (end > self._quiet_until and not self._clear_ahead(end)):
+        start = self._end
+        end = start + (len(payload) + 31 & -16)
+        if end > self._quiet_until or seq <= self._last_seq:
             return self._put_slow(seq, payload)
+        shift, seed, _ = self._lap
+        at = start - shift
         mapping = self._map
-        mapping[body : body + size] = payload
-        meta = ENTRY + size
-        checksum = crc32(payload, crc32(_pack_head(seq, meta), seed))
-        mapping[at:body] = _pack_header(seq, meta, checksum)
+        header = store_payload(mapping, at, end - shift, seq, payload, seed)
+        mapping[at : at + 16] = header
         # The entry exists. _end goes last, because _settle() starts from it.
         self._last_seq = seq
         self._end = end
@@ -168,13 +140,12 @@ class MappedRing(RingReader):
         if need > self._layout.lap_end(self._end) - self._end:
             self._pad()
         self._turn_lap()
-        at = self._layout.offset(self._end)
-        self._clear(self._end + need)
-        self._map[at + HEADER_BYTES : at + HEADER_BYTES + len(payload)] = payload
-        header = seal(self._lap[1], seq, ENTRY, payload, len(payload))
+        shift, seed, _ = self._lap
+        at, end = self._end - shift, self._end + need
+        header = store_payload(self._map, at, self._layout.offset(end), seq, payload, seed)
         self._map[at : at + HEADER_BYTES] = header
         self._last_seq = seq
-        self._end += need
+        self._end = end
         return True
 
     def _pad(self) -> None:
@@ -183,41 +154,19 @@ class MappedRing(RingReader):
         """
         at, lap_end = self._layout.offset(self._end), self._layout.lap_end(self._end)
         left = lap_end - self._end
-        self._clear(lap_end)
+        next_at = self._layout.offset(lap_end)
+        self._map[next_at : next_at + HEADER_BYTES] = bytes(HEADER_BYTES)
         header = seal(self._layout.seed(self._end), 0, PAD, b"", left - HEADER_BYTES)
         self._map[at : at + HEADER_BYTES] = header
         self._end = lap_end
 
-    def _clear_ahead(self, end: int) -> bool:
-        """
-        Zero what an entry needs that ends at *end*; False, and nothing is done, when `_put_slow()` has to look at it.
-        """
-        if end > self._full or end >= self._lap_end or end - self._end > self._cleared_at_once:
-            return False
-        self._clear(end)
-        return True
-
-    def _clear(self, end: int) -> None:
-        """
-        Zero the place of the header at *end*, where there is room for one, and some free room behind it.
-        """
-        if self._cleared <= end:
-            # What lies in front of *end* is about to be written.
-            stop = min(end + self._cleared_at_once, self._full + HEADER_BYTES, self._layout.lap_end(end))
-            at = self._layout.offset(end)
-            self._map[at : at + stop - end] = bytes(stop - end)
-            self._cleared = stop
-        self._look_ahead()
-
     def _turn_lap(self) -> None:
         """
-        Remember, for the lap `_end` lies in: position minus offset, its checksum seed, and up to where it has room.
+        Remember the lap `_end` lies in.
 
         Older than `_end` it is harmless: `put()` then finds no place in that lap and comes to `_put_slow()`.
         """
-        layout, end = self._layout, self._end
-        self._lap = (end - layout.offset(end), layout.seed(end))
-        self._lap_end = layout.lap_end(end)
+        self._lap = self._layout.lap(self._end)
         self._look_ahead()
 
     def _open_until(self, full: int) -> None:
@@ -234,7 +183,7 @@ class MappedRing(RingReader):
         `sync()` does so beside `put()`. What one thread overwrites of the other's lies too low, never too high, because both
         bounds only grow; `put()` is slow then, and notes it anew.
         """
-        self._quiet_until = min(self._full, self._cleared - HEADER_BYTES, self._lap_end - HEADER_BYTES)
+        self._quiet_until = min(self._full, self._lap[2] - HEADER_BYTES)
 
     def _settle(self) -> None:
         """

@@ -26,7 +26,7 @@ from uuid import UUID
 
 import attrs
 
-from ._frame import UNKNOWN, Buffer, find_later, scan
+from ._frame import UNKNOWN, Buffer, find_later, read_entries, scan
 from ._kept import Kept, Retention
 from ._ring import Stored
 from ._ring_header import HEADER_SIZE, SLOTS, Header, newest_header
@@ -122,30 +122,16 @@ class RingReader:
         Raises:
             RingCorrupt: An entry of this process's own ring no longer carries its checksum.
         """
-        entries: list[Stored] = []
-        places: list[tuple[int, int]] = []
-        size = 0
         after, position = self._cursor
         end = self._end  # Once: another thread may be in put().
-        for seq, payload, following in scan(self._map, self._layout, position, after, end):
-            if payload is not None:
-                size += len(payload)
-                if size > max_bytes and entries:
-                    break
-                entries.append((seq, payload))
-                places.append((seq, following))
-                if len(entries) >= max_entries:
-                    break
-                after = seq
-            position = following
-        else:
-            if position < end:
-                self._meet_end(position, after)
-        if places:
+        run = read_entries(self._map, self._layout, position, after, end, max_entries, max_bytes)
+        if run.position < end and not run.is_full:
+            self._meet_end(run.position, run.places[-1][0] if run.places else after)
+        if run.places:
             # The cursor last: interrupted before, the same places are added again, which release() allows for.
-            self._taken.extend(places)
-            self._cursor = places[-1]
-        return entries
+            self._taken.extend(run.places)
+            self._cursor = run.places[-1]
+        return run.entries
 
     def skip(self) -> Stored | None:
         """

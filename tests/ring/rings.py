@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+import pytest
+
+from audit_buffer import _frame, _mapped_ring
 from audit_buffer._frame import scan
 from audit_buffer._ring_file import RingFile
 from audit_buffer._ring_header import Header, newest_header
@@ -24,6 +27,14 @@ ANOTHER_BOOT = UUID(int=1)
 
 # Where files need not survive anything, so that thousands of rings cost no disk time.
 QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Have rings handle their bytes in Python, where a test can look on.
+    """
+    monkeypatch.setattr(_mapped_ring, "store_payload", _frame.store_payload_in_python)
+    monkeypatch.setattr(_frame, "read_lap", _frame.read_lap_in_python)
 
 
 def make(directory: Path, size: int = SMALL, label: str = LABEL) -> RingFile:

@@ -16,7 +16,7 @@ import pytest
 
 from audit_buffer import _ring_disk
 from audit_buffer._ring_file import RingFile
-from tests.ring.rings import ANOTHER_BOOT, LABEL, find, make
+from tests.ring.rings import ANOTHER_BOOT, LABEL, find, make, without_c
 
 
 SECTOR = 512
@@ -79,6 +79,7 @@ class Trial:
         self, directory: Path, monkeypatch: pytest.MonkeyPatch, chance: random.Random, capacity: int
     ):
         self.chance = chance
+        without_c(monkeypatch)
         self.ring: RingFile = make(directory, 8192 + capacity)
         self.disk = Recording(self.ring._map[:])
         self.ring._map.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import enum
 import json
 import math
-import os
 import sys
 import tracemalloc
 from collections import OrderedDict
@@ -29,13 +28,13 @@ from audit_buffer._codec import EntryCodec, encode_into, from_micros, to_micros
 from audit_buffer._facts import MAX_LENGTHS, check_json
 from audit_buffer._recorders import recorder_for
 from audit_buffer._usual import (
-    HAS_SPEEDUPS,
     encode_usual,
     encode_usual_by_msgspec,
     is_json,
     is_json_to_python,
 )
 from audit_buffer.testing import FakeClock, MemorySink
+from tests.compiled import in_c
 from tests.rules.values import anything, as_json, json_values, same
 
 
@@ -76,12 +75,6 @@ class Text(str):
 
 class Items(list[str]):
     pass
-
-
-in_c = pytest.mark.skipif(
-    not HAS_SPEEDUPS and os.environ.get("AUDIT_TEST_REQUIRE") != "1",
-    reason="audit_buffer/_speedups.c was not built: no compiler, or no headers of Python",
-)
 
 
 def is_usual(row: Any, look: Callable[..., bool] = encode_usual) -> bool:
