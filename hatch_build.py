@@ -29,7 +29,12 @@ from setuptools.command.build_ext import build_ext
 
 
 MODULE = "audit_buffer._speedups"
-SOURCES = ("audit_buffer/_speedups.c", "audit_buffer/_usual.c", "audit_buffer/_frame.c")
+SOURCES = (
+    "audit_buffer/_speedups.c",
+    "audit_buffer/_usual.c",
+    "audit_buffer/_frame.c",
+    "audit_buffer/sinks/_rows.c",
+)
 HEADERS = ("audit_buffer/_speedups.h",)
 
 

@@ -249,9 +249,7 @@ def read_entries(
     while position < stop:
         lap = layout.lap(position)
         left = max_bytes - sum(len(payload) for _, payload in entries)
-        position, is_full = read_lap(
-            buffer, lap, position, after, stop, max_entries, left, entries, places
-        )
+        position, is_full = read_lap(buffer, lap, position, after, stop, max_entries, left, entries, places)
         if is_full or position != lap[2]:
             break
         after = places[-1][0] if places else after

@@ -32,6 +32,7 @@ from .errors import RingCorrupt, RingError
 
 __all__ = ["MappedRing"]
 
+
 class MappedRing(RingReader):
     """
     The part of `RingFile` that only touches memory.

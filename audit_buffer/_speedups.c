@@ -1,5 +1,5 @@
 /*
- * The module audit_buffer._speedups: what _usual.c and _frame.c do. It is built where there is a compiler, and an interpreter with a lock.
+ * The module audit_buffer._speedups: what _usual.c, _frame.c and sinks/_rows.c do. It is built where there is a compiler, and an interpreter with a lock.
  */
 
 #include "_speedups.h"
@@ -15,6 +15,7 @@ static PyMethodDef functions[] = {
     FUNCTION(is_json, "Tell whether a value is plain JSON of at most so many levels."),
     FUNCTION(store_payload, "Store an entry's payload, and return its header, which makes it exist."),
     FUNCTION(read_lap, "Read entries up to a bound, the end of a lap, or what is no record."),
+    FUNCTION(make_rows, "Make rows of audit_log from the entries of a batch."),
     {NULL, NULL, 0, NULL},
 };
 
@@ -27,7 +28,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_speedups",
-    .m_doc = "Looks at entries, and the bytes of records, in C; see audit_buffer/_usual.py and audit_buffer/_frame.py.",
+    .m_doc = "What is done for each entry and is only work on bytes and types; each function has a twin in Python.",
     .m_methods = functions,
     .m_slots = slots,
 };

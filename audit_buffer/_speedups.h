@@ -19,4 +19,7 @@ PyObject *store_payload(PyObject *module, PyObject *const *arguments, Py_ssize_t
 PyObject *read_lap(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 int fill_slices(PyObject *module);
 
+/* sinks/_rows.c */
+PyObject *make_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+
 #endif

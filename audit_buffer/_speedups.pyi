@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from mmap import mmap
 from typing import Any
 
@@ -21,3 +21,10 @@ def read_lap(
     places: list[tuple[int, int]],
     /,
 ) -> tuple[int, bool]: ...
+def make_rows(
+    identity: str,
+    stored: Sequence[tuple[int, bytes]],
+    decode_head: Callable[[bytes], tuple[Any, ...]],
+    as_text: Callable[[int], str],
+    /,
+) -> list[tuple[Any, ...]]: ...

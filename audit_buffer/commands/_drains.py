@@ -29,10 +29,10 @@ from audit_buffer.commands._loops import busy_thread
 from audit_buffer.commands._measure import Figure, figure
 from audit_buffer.schema import audit_log
 from audit_buffer.service import AuditService
-from audit_buffer.sinks._bulk import COLUMNS
 from audit_buffer.sinks._engines import sqlite_file
 from audit_buffer.sinks._entries import EntrySink
 from audit_buffer.sinks._protocol import Batch
+from audit_buffer.sinks._rows import COLUMNS
 
 
 __all__ = ["GatedSink", "batches_of", "clear", "database_kind", "gated", "measure_drains", "rows_of_events"]

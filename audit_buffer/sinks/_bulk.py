@@ -14,49 +14,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
-from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, Dialect, Engine, Table, insert
 
-from audit_buffer._codec import from_micros
-from audit_buffer._ring import Stored
 from audit_buffer.errors import ConfigError, SinkError
 from audit_buffer.schema import audit_log
 from audit_buffer.sinks._columns import ColumnRule
 from audit_buffer.sinks._protocol import Batch
-from audit_buffer.sinks._rows import entry_row, gap_row
+from audit_buffer.sinks._rows import Row, entry_row, gap_row
 
 
 __all__ = [
-    "COLUMNS",
     "COUNTED",
     "Bulk",
     "ExecuteMany",
     "InsertRows",
-    "Row",
     "bulk_for",
     "in_order",
     "quoted",
     "require_all",
-    "rows_of",
 ]
-
-COLUMNS = (
-    "buffer_id",
-    "seq",
-    "recorded_at",
-    "occurred_at",
-    "event_type",
-    "actor",
-    "resource",
-    "outcome",
-    "correlation_id",
-    "details",
-)
-
-# The values of COLUMNS: the id in hexadecimal, times as text, details as JSON text.
-Row = tuple[str, int, str, str, str, str | None, str | None, str, str | None, str | None]
 
 # SQLAlchemy does not ask the driver how many rows an INSERT stored unless it is told to.
 COUNTED = {"preserve_rowcount": True}
@@ -64,11 +42,6 @@ COUNTED = {"preserve_rowcount": True}
 # Inserts rows, each a sequence of values in the order of the columns, and returns how many the database says it stored; or
 # None, having done nothing, to decline them.
 InsertRows = Callable[[Connection, Sequence[Sequence[Any]]], int | None]
-
-# An encoded entry as it lies in the ring; the details stay the JSON they are.
-_Fields = tuple[int, int | None, str, str | None, str | None, str, str | None, msgspec.Raw]
-_decode = msgspec.json.Decoder(_Fields).decode
-_NO_SECOND = -(1 << 62)
 
 _Made = TypeVar("_Made")
 
@@ -177,44 +150,6 @@ def require_all(stored: int, given: int, table: str = audit_log.name) -> None:
             f"the database stored {stored} of {given} rows and reported no error",
             advice=f"remove the trigger or rule that swallows rows of {table}",
         )
-
-
-def rows_of(buffer_id: UUID, stored: Sequence[Stored]) -> list[Row]:
-    """
-    Return the rows of the entries in *stored*.
-
-    Times become text as every database reads it; the part up to the second is made once per second.
-    """
-    rows: list[Row] = []
-    append, decode, identity = rows.append, _decode, buffer_id.hex
-    second, head = _NO_SECOND, ""
-    for seq, payload in stored:
-        recorded, occurred, event_type, actor, resource, outcome, correlation_id, raw = decode(payload)
-        micros = recorded - second
-        if not 0 <= micros < 1_000_000:
-            second = recorded // 1_000_000 * 1_000_000
-            micros, head = recorded - second, _text(second)[:20]
-        at = f"{head}{micros:06d}"
-        details = str(raw, "utf-8")
-        append(
-            (
-                identity,
-                seq,
-                at,
-                at if occurred is None else _text(occurred),
-                event_type,
-                actor,
-                resource,
-                outcome,
-                correlation_id,
-                None if details == "null" else details,
-            )
-        )
-    return rows
-
-
-def _text(micros: int) -> str:
-    return from_micros(micros).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def in_order(batch: Batch, entries: list[_Made], make: Callable[[Row], _Made]) -> list[_Made]:

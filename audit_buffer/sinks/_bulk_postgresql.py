@@ -19,10 +19,11 @@ from sqlalchemy.exc import DBAPIError
 
 from audit_buffer._ring import Stored
 from audit_buffer.schema import audit_log
-from audit_buffer.sinks._bulk import COLUMNS, InsertRows, Row, in_order, quoted, require_all, rows_of
+from audit_buffer.sinks._bulk import InsertRows, in_order, quoted, require_all
 from audit_buffer.sinks._columns import ColumnRule
 from audit_buffer.sinks._copy_text import NULL, Declined, escaped, text_for
 from audit_buffer.sinks._protocol import Batch
+from audit_buffer.sinks._rows import COLUMNS, Row, rows_of
 
 
 __all__ = ["PostgresCopy"]

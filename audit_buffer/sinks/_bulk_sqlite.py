@@ -18,9 +18,10 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Table
 
 from audit_buffer.schema import audit_log
-from audit_buffer.sinks._bulk import COLUMNS, InsertRows, in_order, quoted, require_all, rows_of
+from audit_buffer.sinks._bulk import InsertRows, in_order, quoted, require_all
 from audit_buffer.sinks._columns import ColumnRule
 from audit_buffer.sinks._protocol import Batch
+from audit_buffer.sinks._rows import COLUMNS, rows_of
 
 
 __all__ = ["SqliteValues"]

@@ -1,11 +1,12 @@
 """
-Rows of `audit_log` as dictionaries: of an entry, of a gap, and of an entry in quarantine.
+Rows of `audit_log`: of a batch's entries, as tuples; and as dictionaries, of one entry, of a gap, and of an entry in quarantine.
 """
 
 from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,12 +14,94 @@ from uuid import UUID
 import msgspec
 
 from audit_buffer._codec import EntryCodec, from_micros
+from audit_buffer._ring import Stored
 from audit_buffer.entry import GAP_EVENT_TYPE, QUARANTINED_EVENT_TYPE
 from audit_buffer.sinks._faults import explained
 from audit_buffer.sinks._protocol import Batch, Gap
 
 
-__all__ = ["entry_row", "gap_row", "now", "quarantined_row"]
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "entry_row",
+    "gap_row",
+    "make_rows_in_python",
+    "now",
+    "quarantined_row",
+    "rows_of",
+]
+
+COLUMNS = (
+    "buffer_id",
+    "seq",
+    "recorded_at",
+    "occurred_at",
+    "event_type",
+    "actor",
+    "resource",
+    "outcome",
+    "correlation_id",
+    "details",
+)
+
+# The values of COLUMNS: the id in hexadecimal, times as text, details as JSON text.
+Row = tuple[str, int, str, str, str, str | None, str | None, str, str | None, str | None]
+
+# An encoded entry as it lies in the ring, up to its details, and with them as the JSON they are.
+_Head = tuple[int, int | None, str, str | None, str | None, str, str | None]
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode = msgspec.json.Decoder(tuple[*_Head.__args__, msgspec.Raw]).decode
+_NO_SECOND = -(1 << 62)
+
+
+def rows_of(buffer_id: UUID, stored: Sequence[Stored]) -> list[Row]:
+    """
+    Return the rows of the entries in *stored*.
+    """
+    return make_rows(buffer_id.hex, stored, _decode_head, _text)
+
+
+def make_rows_in_python(
+    identity: str, stored: Sequence[Stored], _decode_head: object, as_text: Callable[[int], str]
+) -> list[Row]:
+    """
+    Return the rows of the entries in *stored*; the part of a time up to the second is made once per second.
+
+    Args:
+        identity: The id of their buffer, in hexadecimal.
+        _decode_head: Takes an entry apart that ends in front of its details; only the twin in C needs it.
+        as_text: Makes the text of a time in microseconds, as every database reads it.
+    """
+    rows: list[Row] = []
+    append, decode = rows.append, _decode
+    second, head = _NO_SECOND, ""
+    for seq, payload in stored:
+        recorded, occurred, event_type, actor, resource, outcome, correlation_id, raw = decode(payload)
+        micros = recorded - second
+        if not 0 <= micros < 1_000_000:
+            second = recorded // 1_000_000 * 1_000_000
+            micros, head = recorded - second, as_text(second)[:20]
+        at = f"{head}{micros:06d}"
+        details = str(raw, "utf-8")
+        append(
+            (
+                identity,
+                seq,
+                at,
+                at if occurred is None else as_text(occurred),
+                event_type,
+                actor,
+                resource,
+                outcome,
+                correlation_id,
+                None if details == "null" else details,
+            )
+        )
+    return rows
+
+
+def _text(micros: int) -> str:
+    return from_micros(micros).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def entry_row(buffer_id: UUID | None, seq: int | None, payload: bytes) -> dict[str, Any]:
@@ -98,3 +181,9 @@ def _own_row(
         "correlation_id": None,
         "details": details,
     }
+
+
+try:
+    from audit_buffer._speedups import make_rows
+except ImportError:
+    make_rows = make_rows_in_python

@@ -35,6 +35,9 @@ class AsynchronousCluster(Cluster):
         self.standby.start()
 
     def wait_for_standby(self, rows: int) -> None:
+        # It may not have got the table yet.
+        while not self._ask(self.standby, "SELECT count(to_regclass('audit_log'))"):
+            pass
         while self._ask(self.standby, "SELECT count(*) FROM audit_log") < rows:
             pass
 

@@ -74,10 +74,19 @@ def test_what_is_called_in_another_way_is_refused() -> None:
     Whoever calls it wrongly gets the error that Python raises, and no crash.
     """
     mapping = mmap(-1, 4096)
-    for arguments in [(), (mapping, 0, 32, "1", b"", 0), (bytes(64), 0, 32, 1, b"", 0), (mapping, 0, 32, 1, "", 0)]:
+    for arguments in [
+        (),
+        (mapping, 0, 32, "1", b"", 0),
+        (bytes(64), 0, 32, 1, b"", 0),
+        (mapping, 0, 32, 1, "", 0),
+    ]:
         with pytest.raises((TypeError, BufferError)):
             store_payload(*arguments)
-    for arguments in [(), (mapping, (0, 0), 0, 0, 64, 1, 1, [], []), (mapping, (0, 0, 9), 0, 0, 64, 1, 1, [], ())]:
+    for arguments in [
+        (),
+        (mapping, (0, 0), 0, 0, 64, 1, 1, [], []),
+        (mapping, (0, 0, 9), 0, 0, 64, 1, 1, [], ()),
+    ]:
         with pytest.raises(TypeError):
             _frame.read_lap(*arguments)
     mapping.close()
