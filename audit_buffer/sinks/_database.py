@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 from sqlalchemy import Connection, CursorResult, Engine, StaticPool
 from sqlalchemy.exc import OperationalError
 
@@ -63,6 +64,7 @@ class Database:
         # The one connection of a static pool is the application's, too: borrow it per transaction, change nothing.
         self._shared = isinstance(engine.pool, StaticPool)
         self._immediate = self._sqlite and not self._shared
+        self._patience: _Patience | None = None
         self.limit(timeouts or Timeouts())
 
     def limit(self, timeouts: Timeouts) -> None:
@@ -85,7 +87,8 @@ class Database:
         connection = self._connection or self._connect(to_write=True)
         with self._dropped_on_error(), self._watchdog:
             if self._immediate:
-                _begin_immediate(connection)
+                self._patience = self._patience or _Patience.of(connection)
+                self._patience.begin(connection)
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             else:
@@ -139,6 +142,7 @@ class Database:
         if self._shared:
             self._connection = self.engine.connect()
             return self._connection
+        self._patience = None
         with self._dropped_on_error():
             connection = self._connection = connect_outside_pool(self.engine, self._timeouts, self._watchdog)
             with self._watchdog:
@@ -250,18 +254,45 @@ def _set_durable(connection: Connection) -> None:
         raise SinkError(f"PRAGMA synchronous is {found} after it was set to {level}")
 
 
-def _begin_immediate(connection: Connection) -> None:
+@attrs.frozen
+class _Patience:
     """
-    Begin a transaction that may write as soon as nobody else's lies open, within the connection's ``busy_timeout``.
+    How a writer's connection waits for other writers of a SQLite file.
 
     SQLite's own busy handler looks again after 1, 2, 5, 10 and so on up to 100 ms. Where several processes write all the
-    time, they would all be asleep for a good part of it.
+    time, they would all be asleep for a good part of it. So it is switched off, and `begin()` looks by itself.
+
+    Attributes:
+        milliseconds: The connection's ``busy_timeout``.
+        to_commit: Whether a COMMIT may have to wait, too, so that the busy handler is needed inside a transaction.
     """
-    patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-    connection.exec_driver_sql("PRAGMA busy_timeout=0")
-    # When this raises, the connection is dropped.
-    _unless_locked(connection, "BEGIN IMMEDIATE", patience / 1000)
-    connection.exec_driver_sql(f"PRAGMA busy_timeout={patience}")
+
+    milliseconds: int
+    to_commit: bool
+
+    @classmethod
+    def of(cls, connection: Connection) -> _Patience:
+        """
+        Return that of *connection*, on which nothing has begun yet.
+        """
+        milliseconds = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+        # In WAL nobody is in the way of a transaction that has begun; in other journals readers are in the way of its COMMIT.
+        is_wal = connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        files = [row[1] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] != "temp"]
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")
+        return cls(milliseconds, to_commit=not is_wal or len(files) > 1)
+
+    def begin(self, connection: Connection) -> None:
+        """
+        Begin a transaction that may write as soon as nobody else's lies open.
+        """
+        # Each statement more is a turn of the GIL, which takes 5 ms beside a busy thread.
+        if self.to_commit:
+            connection.exec_driver_sql("PRAGMA busy_timeout=0")
+        # When this raises, the connection is dropped.
+        _unless_locked(connection, "BEGIN IMMEDIATE", self.milliseconds / 1000)
+        if self.to_commit:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={self.milliseconds}")
 
 
 def _unless_locked(connection: Connection, statement: str, patience: float = 0.0) -> CursorResult[Any]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +16,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine, orm
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool, StaticPool
 
 from audit_buffer import AuditBuffer, AuditService, ConfigError, SinkError, TableSink, instrumentation
@@ -450,15 +453,55 @@ def test_a_lock_that_sqlite_reports_at_once_is_waited_for(tmp_path: Path) -> Non
     engine.dispose()
 
 
-def test_a_transaction_waits_as_long_as_the_application_allows(tmp_path: Path) -> None:
+def test_a_transaction_in_wal_is_two_statements_more(tmp_path: Path) -> None:
     """
-    Whoever begins looks by himself whether the file is free; every other statement has the busy handler again.
+    BEGIN and COMMIT: beside a busy thread each statement costs the writer a turn of the interpreter's lock.
+    """
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}")
+    database = Database(engine)
+    statements: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    for _ in range(2):
+        statements.clear()
+        with database.transaction() as connection:
+            connection.exec_driver_sql("SELECT 1")
+    database.close()
+    assert statements == ["BEGIN IMMEDIATE", "SELECT 1", "COMMIT"]
+    engine.dispose()
+
+
+def test_a_commit_that_may_have_to_wait_waits_as_long_as_the_application_allows(tmp_path: Path) -> None:
+    """
+    Whoever begins looks by himself whether the files are free. Where one has no WAL, its readers are in the way of a COMMIT, and
+    the busy handler is there for that.
     """
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}", connect_args={"timeout": 3})
+    other = tmp_path / "other.db"
+    sa.event.listen(engine, "connect", lambda raw, _record: raw.execute(f"ATTACH '{other}' AS other"))
     database = Database(engine)
     for _ in range(2):
         with database.transaction() as connection:
             assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 3000
+    database.close()
+    engine.dispose()
+
+
+def test_a_transaction_in_wal_waits_for_another_writer_as_long_as_the_application_allows(
+    tmp_path: Path,
+) -> None:
+    """
+    No longer: what still holds the file then is an error that says "locked".
+    """
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}", connect_args={"timeout": 1.5})
+    database = Database(engine)
+    with database.transaction():
+        pass  # and the connection is set up
+    with closing(sqlite3.connect(tmp_path / "audit.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        with pytest.raises(OperationalError, match="locked"), database.transaction():
+            pass
+        assert time.monotonic() - started >= 1.5
     database.close()
     engine.dispose()
 
