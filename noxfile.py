@@ -221,8 +221,8 @@ def check_sdist(session: nox.Session, sdist: Path) -> None:
         "noxfile.py",
         "README.md",
         "LICENSE",
-        "audit_buffer/_speedups.c",
         "audit_buffer/_speedups.pyi",
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "audit_buffer").rglob("*.[ch]")),
         "tests/conftest.py",
         "docs/conf.py",
     }

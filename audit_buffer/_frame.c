@@ -35,7 +35,7 @@ typedef struct {
 
 /*
  * CRC-32 as zlib computes it. The interpreter's own takes as long for 200 bytes as for 1,000 and has to be called with objects; its C
- * library would have to be installed. Sixteen bytes at a time ("slicing by 16": Kounavis and Berry, 2008).
+ * library would have to be installed. Sliced (Kounavis and Berry, 2008), sixteen bytes at a time.
  */
 static uint32_t slices[16][256];
 

@@ -25,14 +25,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import RLock
 from typing import Any
-from zlib import crc32
 
 import msgspec
 
-from audit_buffer import BufferConfig, _fork, _recorders
+from audit_buffer import BufferConfig, _fork, _mapped_ring, _recorders
 from audit_buffer._channel import Channel
 from audit_buffer._codec import encode_into
-from audit_buffer._frame import ENTRY, HEAD, HEADER
+from audit_buffer._frame import store_payload_in_python
 from audit_buffer._recorders import EntryRecorder
 from audit_buffer._ring import MemoryRing, Payload, Ring
 from audit_buffer._ring_file import RingFile
@@ -77,21 +76,15 @@ def put(seq, payload):
 PUT_STEPS = (
     (
         "where it goes, and whether it may",
-        """size = len(payload)
-    shift, seed = lap
-    at = end - shift
-    body = at + 16
-    end = body + (size + 15 & -16) + shift
-    if size > quiet_until or seq <= last_seq or end > quiet_until:
-        return False""",
+        """start = end
+    end = start + (len(payload) + 31 & -16)
+    if end > quiet_until or seq <= last_seq:
+        return False
+    shift, seed, _ = lap
+    at = start - shift""",
     ),
-    ("store of the payload", "mapping[body : body + size] = payload"),
-    (
-        "header with CRC",
-        """meta = ENTRY + size
-    header = pack_header(seq, meta, crc32(payload, crc32(pack_head(seq, meta), seed)))""",
-    ),
-    ("commit word", "mapping[at:body] = header"),
+    ("payload and CRC", "header = store_payload(mapping, at, end - shift, seq, payload, seed)"),
+    ("commit word", "mapping[at : at + 16] = header"),
 )
 
 Record = Callable[..., Any]
@@ -194,9 +187,8 @@ def putting(folder: Path, room: int, stack: ExitStack) -> list[Stage]:
     found: list[Stage] = []
     for count, (name, _) in enumerate(PUT_STEPS, 1):
         names: dict[str, Any] = {
-            "mapping": mapping, "lap": (0, 7), "quiet_until": 2 * room, "last_seq": 0, "end": 0,
-            "ENTRY": ENTRY,
-            "pack_head": HEAD.pack, "pack_header": HEADER.pack, "crc32": crc32,
+            "mapping": mapping, "lap": (0, 7, 2 * room), "quiet_until": 2 * room, "last_seq": 0, "end": 0,
+            "store_payload": _mapped_ring.store_payload,
         }  # fmt: skip
         put = build(PUT, "put", [line for _, line in PUT_STEPS[:count]] + ["return True"], names)
         ring = NoRing()
@@ -276,6 +268,7 @@ def main() -> None:
     given = arguments.parse_args()
     if given.without_speedups:
         _recorders.encode_usual = encode_usual_by_msgspec
+        _mapped_ring.store_payload = store_payload_in_python
     real = [synthetic_event()] if given.events is None else read_events(given.events, 2 * ENTRIES)
     usual = [event for event in real if is_usual(event)]
     kinds = {"small": [SMALL] * ENTRIES, "real": (usual * ENTRIES)[:ENTRIES]}

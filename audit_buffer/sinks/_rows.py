@@ -49,8 +49,9 @@ Row = tuple[str, int, str, str, str, str | None, str | None, str, str | None, st
 
 # An encoded entry as it lies in the ring, up to its details, and with them as the JSON they are.
 _Head = tuple[int, int | None, str, str | None, str | None, str, str | None]
+_Entry = tuple[int, int | None, str, str | None, str | None, str, str | None, msgspec.Raw]
 _decode_head = msgspec.json.Decoder(_Head).decode
-_decode = msgspec.json.Decoder(tuple[*_Head.__args__, msgspec.Raw]).decode
+_decode = msgspec.json.Decoder(_Entry).decode
 _NO_SECOND = -(1 << 62)
 
 
