@@ -53,9 +53,11 @@ class Bulk(Protocol):
 
     name: str
 
-    def insert(self, connection: Connection, batch: Batch) -> bool:
+    def prepare(self, batch: Batch) -> Callable[[Connection], bool]:
         """
-        Insert the rows of *batch* into `audit_log`; return False, having done nothing, to decline.
+        Return what inserts the rows of *batch* into `audit_log`, or returns False, having done nothing, to decline.
+
+        Called before the transaction begins, which keeps other writers out of a SQLite file.
         """
         ...
 
@@ -76,15 +78,19 @@ class ExecuteMany:
     name = "executemany"
     _insert = insert(audit_log).execution_options(**COUNTED)
 
-    def insert(self, connection: Connection, batch: Batch) -> bool:
+    def prepare(self, batch: Batch) -> Callable[[Connection], bool]:
         """
-        Insert entries and gap rows, in seq order.
+        Never decline; entries and gap rows go in seq order.
         """
         rows = [entry_row(batch.buffer_id, seq, payload) for seq, payload in batch.stored]
         rows += [gap_row(batch, gap) for gap in batch.gaps]
         rows.sort(key=lambda row: int(row["seq"]))
-        require_all(connection.execute(self._insert, rows).rowcount, len(rows))
-        return True
+
+        def insert(connection: Connection) -> bool:
+            require_all(connection.execute(self._insert, rows).rowcount, len(rows))
+            return True
+
+        return insert
 
     def plan(self, dialect: Dialect, table: Table, rules: Sequence[ColumnRule]) -> InsertRows | None:
         """

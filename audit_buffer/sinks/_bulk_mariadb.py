@@ -35,15 +35,19 @@ class MariaDbValues:
     name = "values"
     _head = f"INSERT INTO {audit_log.name} ({', '.join(COLUMNS)}) VALUES "  # noqa: S608  (names of ours)
 
-    def insert(self, connection: Connection, batch: Batch) -> bool:
+    def prepare(self, batch: Batch) -> Callable[[Connection], bool]:
         """
-        Insert the rows of *batch*; decline drivers but PyMySQL, and unusual ways to write text.
+        Decline drivers but PyMySQL, and unusual ways to write text.
         """
-        if not _is_usual(connection):
-            return False
         values = in_order(batch, [_entry(row) for row in rows_of(batch.buffer_id, batch.stored)], _entry)
-        require_all(_execute(connection, self._head, values), len(values))
-        return True
+
+        def insert(connection: Connection) -> bool:
+            if not _is_usual(connection):
+                return False
+            require_all(_execute(connection, self._head, values), len(values))
+            return True
+
+        return insert
 
     def plan(self, dialect: Dialect, table: Table, rules: Sequence[ColumnRule]) -> InsertRows | None:
         """

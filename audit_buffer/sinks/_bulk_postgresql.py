@@ -11,7 +11,7 @@ statement finds all rows of it in the table. A table with any of these gets its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table
@@ -60,14 +60,18 @@ class PostgresCopy:
     def __init__(self) -> None:
         self._entries = _Copy(audit_log.name, ", ".join(COLUMNS))
 
-    def insert(self, connection: Connection, batch: Batch) -> bool:
+    def prepare(self, batch: Batch) -> Callable[[Connection], bool]:
         """
-        Insert the rows of *batch*; decline drivers but psycopg, and a table for which COPY is something else.
+        Decline drivers but psycopg, and a table for which COPY is something else; the rows are made while the server reads.
         """
-        if connection.dialect.driver != _DRIVER or not self._entries.is_insert(connection):
-            return False
-        require_all(self._entries.send(connection, _pieces(batch)), len(batch) + len(batch.gaps))
-        return True
+
+        def insert(connection: Connection) -> bool:
+            if connection.dialect.driver != _DRIVER or not self._entries.is_insert(connection):
+                return False
+            require_all(self._entries.send(connection, _pieces(batch)), len(batch) + len(batch.gaps))
+            return True
+
+        return insert
 
     def plan(self, dialect: Dialect, table: Table, rules: Sequence[ColumnRule]) -> InsertRows | None:
         """

@@ -10,7 +10,7 @@ prepared: each takes up to so many rows, is filled up with zeros, and says by LI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from sqlite3 import SQLITE_LIMIT_VARIABLE_NUMBER
 from typing import Any
@@ -43,15 +43,19 @@ class SqliteValues:
     def __init__(self) -> None:
         self._entries = _Inserts(audit_log.name, ", ".join(COLUMNS), len(COLUMNS))
 
-    def insert(self, connection: Connection, batch: Batch) -> bool:
+    def prepare(self, batch: Batch) -> Callable[[Connection], bool]:
         """
-        Insert the rows of *batch*; decline drivers but sqlite3.
+        Decline drivers but sqlite3.
         """
-        if connection.dialect.driver != _DRIVER:
-            return False
         rows = in_order(batch, rows_of(batch.buffer_id, batch.stored), lambda row: row)
-        require_all(self._entries.insert(connection, rows), len(rows))
-        return True
+
+        def insert(connection: Connection) -> bool:
+            if connection.dialect.driver != _DRIVER:
+                return False
+            require_all(self._entries.insert(connection, rows), len(rows))
+            return True
+
+        return insert
 
     def plan(self, dialect: Dialect, table: Table, rules: Sequence[ColumnRule]) -> InsertRows | None:
         """

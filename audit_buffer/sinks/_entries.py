@@ -71,8 +71,9 @@ class EntrySink:
         """
         Insert *batch* in one transaction.
         """
+        insert_rows = self._bulk.prepare(batch)
         with self._database.transaction() as connection:
-            self._bulk.insert(connection, batch) or self._portable.insert(connection, batch)
+            insert_rows(connection) or self._portable.prepare(batch)(connection)
 
     def quarantine(self, batch: Batch, error: Exception) -> None:
         """
