@@ -5,8 +5,7 @@
  * Guarantees:
  *   - Nothing here makes an entry exist: its header is returned, and stored in Python. Whoever is killed in here has stored nothing.
  *   - No byte outside of the buffer is read or written, whatever the numbers say.
- *   - Bytes of the buffer are read and written with the interpreter's lock, and no Python code runs meanwhile, but what the garbage
- *     collector calls.
+ *   - Bytes of the buffer are read and written with the interpreter's lock, and no Python code runs meanwhile.
  *
  * Assumptions:
  *   - Nobody changes the bytes in front of *stop*, or the payload, meanwhile.
@@ -18,8 +17,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#if PY_BIG_ENDIAN
-#error "the numbers of a ring file are little-endian; audit_buffer works without this module"
+#if PY_BIG_ENDIAN || SIZEOF_SIZE_T < 8
+#error "a ring file's numbers are little-endian, and its positions have 64 bits; audit_buffer works without this module"
 #endif
 
 #define HEADER_BYTES 16
@@ -130,10 +129,10 @@ store_payload(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 
 /* Append (seq, payload) to *entries*, and (seq, end) to *places*. */
 static int
-add(PyObject *entries, PyObject *places, const Header *header, const char *payload, Py_ssize_t size, Py_ssize_t end)
+add(PyObject *entries, PyObject *places, const Header *header, const unsigned char *payload, Py_ssize_t size, Py_ssize_t end)
 {
     PyObject *seq = PyLong_FromUnsignedLongLong(header->seq);
-    PyObject *copy = PyBytes_FromStringAndSize(payload, size);
+    PyObject *copy = PyBytes_FromStringAndSize((const char *)payload, size);
     PyObject *position = PyLong_FromSsize_t(end);
     PyObject *entry = NULL, *place = NULL;
     int result = -1;
@@ -163,19 +162,27 @@ typedef struct {
     int is_full;
 } Walk;
 
+/* Sums and differences of two such numbers are numbers. */
 static int
-walk(Walk *walk, const Lap *lap, const Py_buffer *buffer, PyObject *entries, PyObject *places)
+is_small(Py_ssize_t number)
 {
-    Py_ssize_t stop = Py_MIN(Py_MIN(walk->stop, lap->end), buffer->len + lap->shift);
-    while (walk->position >= lap->shift && walk->position <= stop - HEADER_BYTES) {
-        const unsigned char *record = (unsigned char *)buffer->buf + (walk->position - lap->shift);
+    return number >= -PY_SSIZE_T_MAX / 4 && number <= PY_SSIZE_T_MAX / 4;
+}
+
+static int
+read_records(Walk *walk, const Lap *lap, const Py_buffer *buffer, PyObject *entries, PyObject *places)
+{
+    Py_ssize_t at = walk->position - lap->shift;
+    Py_ssize_t room = Py_MIN(Py_MIN(walk->stop, lap->end) - walk->position, buffer->len - at);
+    while (at >= 0 && room >= HEADER_BYTES) {
+        const unsigned char *record = (unsigned char *)buffer->buf + at;
         Header header;
         memcpy(&header, record, HEADER_BYTES);
         Py_ssize_t size = header.meta & LENGTH_LIMIT;
-        Py_ssize_t end = walk->position + ((size + HEADER_BYTES + 15) & -16);
+        Py_ssize_t footprint = (size + HEADER_BYTES + 15) & -16;
         int is_entry = header.meta >= ENTRY && header.seq > walk->after;
-        int is_pad = (header.meta & ENTRY) == PAD && header.seq == 0 && end == lap->end;
-        if (end > stop || !(is_entry || is_pad) ||
+        int is_pad = (header.meta & ENTRY) == PAD && header.seq == 0 && footprint == lap->end - walk->position;
+        if (footprint > room || !(is_entry || is_pad) ||
             checksum_of(&header, record + HEADER_BYTES, is_entry ? size : 0, lap->seed) != header.checksum) {
             return 0;
         }
@@ -185,12 +192,14 @@ walk(Walk *walk, const Lap *lap, const Py_buffer *buffer, PyObject *entries, PyO
             if (walk->is_full) {
                 return 0;
             }
-            if (add(entries, places, &header, (const char *)record + HEADER_BYTES, size, end) < 0) {
+            if (add(entries, places, &header, record + HEADER_BYTES, size, walk->position + footprint) < 0) {
                 return -1;
             }
             walk->after = header.seq;
         }
-        walk->position = end;
+        walk->position += footprint;
+        at += footprint;
+        room -= footprint;
         walk->is_full = PyList_GET_SIZE(entries) >= walk->max_entries;
         if (walk->is_full) {
             return 0;
@@ -213,18 +222,26 @@ read_lap(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t cou
         .seed = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(arguments[1], 1)),
         .end = PyLong_AsSsize_t(PyTuple_GET_ITEM(arguments[1], 2)),
     };
-    Walk bounds = {
+    Walk walk = {
         .position = PyLong_AsSsize_t(arguments[2]),
         .after = PyLong_AsUnsignedLongLong(arguments[3]),
         .stop = PyLong_AsSsize_t(arguments[4]),
         .max_entries = PyLong_AsSsize_t(arguments[5]),
         .max_bytes = PyLong_AsSsize_t(arguments[6]),
     };
+    if (!PyErr_Occurred() &&
+        !(is_small(walk.position) && is_small(walk.stop) && is_small(lap.shift) && is_small(lap.end))) {
+        PyErr_Format(PyExc_ValueError, "no ring has a place at %zd", walk.position);
+    }
     Py_buffer buffer;
     if (PyErr_Occurred() || PyObject_GetBuffer(arguments[0], &buffer, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    int result = walk(&bounds, &lap, &buffer, arguments[7], arguments[8]);
+    int collects = PyGC_Disable(); /* what is collected could run a finalizer that closes the mapping, or stores into it */
+    int result = read_records(&walk, &lap, &buffer, arguments[7], arguments[8]);
+    if (collects) {
+        PyGC_Enable();
+    }
     PyBuffer_Release(&buffer);
-    return result < 0 ? NULL : Py_BuildValue("nO", bounds.position, bounds.is_full ? Py_True : Py_False);
+    return result < 0 ? NULL : Py_BuildValue("nO", walk.position, walk.is_full ? Py_True : Py_False);
 }

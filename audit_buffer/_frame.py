@@ -22,6 +22,7 @@ What each entry goes through is done in C where `_frame.c` was built: `store_pay
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from mmap import mmap
 from struct import Struct
@@ -39,9 +40,9 @@ __all__ = [
     "PAD",
     "UNKNOWN",
     "Buffer",
+    "EntryEnd",
     "Frame",
     "Layout",
-    "Place",
     "Run",
     "find_later",
     "footprint",
@@ -56,8 +57,8 @@ __all__ = [
 Buffer = bytes | mmap
 # A lap: position minus offset in the file, seed of its checksums, and the position at which it ends.
 Lap = tuple[int, int, int]
-# Where an entry ends: its seq, and the position behind it.
-Place = tuple[int, int]
+# An entry's seq, and the position behind it.
+EntryEnd = tuple[int, int]
 
 # One acceptable record: seq (0 for a pad), payload (None for a pad), position of the record behind it.
 Frame = tuple[int, bytes | None, int]
@@ -73,14 +74,10 @@ LENGTH_LIMIT = 0x0FFFFFFF
 # Answer of `find_later()` when there may be a later entry.
 UNKNOWN = 0
 
-# A header: what the checksum covers of it, all of it, and the checksum alone.
-HEAD = Struct("<QI")
-HEADER = Struct("<QII")
-CHECKSUM = Struct("<I")
-# Looked up once: they are called for each entry.
-_pack_head = HEAD.pack
-_pack_header = HEADER.pack
-_read_header = HEADER.unpack
+# A header, and what the checksum covers of it.
+_HEADER = Struct("<QII")
+_pack_header, _read_header = _HEADER.pack, _HEADER.unpack
+_pack_head = Struct("<QI").pack
 _EMPTY = bytes(HEADER_BYTES)
 
 # The kind byte of an entry. In JSON text such a byte only starts a character outside the BMP, so that the
@@ -152,7 +149,7 @@ def seal(seed: int, seq: int, kind: int, payload: bytes | bytearray, length: int
         length: Bytes between the header and the fill.
     """
     meta = kind | length
-    return HEADER.pack(seq, meta, crc32(payload, crc32(HEAD.pack(seq, meta), seed)))
+    return _pack_header(seq, meta, crc32(payload, crc32(_pack_head(seq, meta), seed)))
 
 
 def store_payload_in_python(
@@ -170,8 +167,7 @@ def store_payload_in_python(
     body = at + HEADER_BYTES
     mapping[next_at : next_at + HEADER_BYTES] = _EMPTY
     mapping[body : body + size] = payload
-    meta = ENTRY + size
-    return _pack_header(seq, meta, crc32(payload, crc32(_pack_head(seq, meta), seed)))
+    return seal(seed, seq, ENTRY, payload, size)
 
 
 def scan(buffer: Buffer, layout: Layout, position: int, after: int, stop: int) -> Iterator[Frame]:
@@ -230,7 +226,7 @@ class Run:
     """
 
     entries: list[tuple[int, bytes]]
-    places: list[Place]
+    places: list[EntryEnd]
     position: int
     is_full: bool
 
@@ -244,8 +240,10 @@ def read_entries(
     The other arguments are those of `scan()`, which reads the same, record by record.
     """
     entries: list[tuple[int, bytes]] = []
-    places: list[Place] = []
+    places: list[EntryEnd] = []
     is_full = False
+    # A bound beyond what a machine counts is none.
+    max_entries, max_bytes = min(max_entries, sys.maxsize), min(max_bytes, sys.maxsize)
     while position < stop:
         lap = layout.lap(position)
         left = max_bytes - sum(len(payload) for _, payload in entries)
@@ -265,7 +263,7 @@ def read_lap_in_python(
     max_entries: int,
     max_bytes: int,
     entries: list[tuple[int, bytes]],
-    places: list[Place],
+    places: list[EntryEnd],
 ) -> tuple[int, bool]:
     """
     Add the entries from *position* to the end of its lap to *entries* and *places*.

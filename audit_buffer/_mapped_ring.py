@@ -104,17 +104,18 @@ class MappedRing(RingReader):
         After an exception of another kind, ask for `last_seq` before the next call.
 
         Raises:
-            RingError: *payload* is larger than `max_payload` and does not fit as it is, *seq* does not grow, or the ring is closed or adopted.
+            RingError: *seq* does not grow, the ring is closed or adopted, or *payload* is larger than `max_payload` (one that
+                fits in front of the lap's end may be taken all the same).
         """
         start = self._end
-        end = start + (len(payload) + 31 & -16)
+        end = start + (len(payload) + 31 & -16)  # as footprint(), which would be a call
         if end > self._quiet_until or seq <= self._last_seq:
             return self._put_slow(seq, payload)
         shift, seed, _ = self._lap
         at = start - shift
         mapping = self._map
         header = store_payload(mapping, at, end - shift, seq, payload, seed)
-        mapping[at : at + 16] = header
+        mapping[at : at + HEADER_BYTES] = header
         # The entry exists. _end goes last, because _settle() starts from it.
         self._last_seq = seq
         self._end = end

@@ -37,6 +37,8 @@ SLOTS = (0, 4096)
 HEADER_SIZE = 512
 DATA_START = 8192
 LABEL_LIMIT = 200
+# A position is so many bytes that went through one ring; at a gigabyte a second this takes 36 years.
+_FARTHEST = 1 << 60
 
 _PREFIX = Struct("<8sII")
 _BODY = Struct("<8sIIQII16s16s16sQQQQQQQQI200s")
@@ -188,7 +190,7 @@ def newest_header(buffer: Buffer, path: Path) -> tuple[Header, int, tuple[int, i
 
     Raises:
         RingVersionUnsupported: Another version wrote the file, or it uses an unknown feature.
-        RingCorrupt: Neither header is intact.
+        RingCorrupt: Neither header is intact, or the newest says what cannot be.
     """
     images = [bytes(buffer[at : at + HEADER_SIZE]) for at in SLOTS]
     intact = [slot for slot, image in enumerate(images) if len(image) == HEADER_SIZE and _intact(image)]
@@ -201,5 +203,8 @@ def newest_header(buffer: Buffer, path: Path) -> tuple[Header, int, tuple[int, i
         _refuse_unknown(images[slot], path)
     found = {slot: _unpack(images[slot]) for slot in intact}
     newest = max(found, key=lambda slot: found[slot].generation)
+    for name in ("committed_position", "retained_position"):
+        if (position := getattr(found[newest], name)) > _FARTHEST:
+            raise RingCorrupt(f"{name} is {position}, which no ring reaches", path=path)
     marks = [found.get(slot, found[newest]).retained_position for slot in (0, 1)]
     return found[newest], newest, (marks[0], marks[1])

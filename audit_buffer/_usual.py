@@ -1,7 +1,7 @@
 """
 Quick looks: is an entry of the usual kind, which `record()` encodes without a closer look; is a value plain JSON?
 
-There are two ways to take them. `_speedups.c` looks at each part's type; where that module was not built (no compiler, a Python
+There are two ways to take them. `_usual.c` looks at each part's type; where that module was not built (no compiler, a Python
 without the interpreter's lock) msgspec makes a copy of an entry's declared types, which has to be equal, or Python walks.
 
 Guarantees:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 import attrs
 
+from audit_buffer._frame import LENGTH_LIMIT
 from audit_buffer.errors import ConfigError
 
 
@@ -45,6 +46,16 @@ _BOOLEANS = {
 _ALIASES = {"async": "asynchronous"}
 
 _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def _between(minimum: int, maximum: int) -> _Validator:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise ConfigError(
+                attribute.name, value, f"must be a whole number of at least {minimum} and at most {maximum}"
+            )
+
+    return check
 
 
 def _at_least(minimum: int, *, optional: bool = False) -> _Validator:
@@ -137,7 +148,7 @@ class BufferConfig:
         retain_bytes: Most that is retained; 0: no such bound but the ring (in memory: `queue_max_bytes`). At most half of `ring_bytes`.
         sync_interval: Seconds between two fdatasync at "periodic": what a power cut may cost.
         adopt_orphans: Deliver what ring files of ended processes still hold.
-        max_entry_bytes: Largest encoded entry; a larger one is an `EntryRejected` at the call.
+        max_entry_bytes: Largest encoded entry, below 256 MiB; a larger one is an `EntryRejected` at the call.
         statement_timeout: Seconds the database may take over one statement of the writer's, its COMMIT included. The other
             bounds follow from it: a third of it for a lock, at most 10 to connect; a server that does not answer at all for
             two seconds longer is cut off, and the batch comes again. Short: a slow database never gets a batch done.
@@ -170,7 +181,7 @@ class BufferConfig:
     retain_bytes: int = attrs.field(default=0, validator=_at_least(0))
     sync_interval: float = attrs.field(default=0.5, validator=_seconds(positive=True))
     adopt_orphans: bool = attrs.field(default=True, validator=_boolean)
-    max_entry_bytes: int = attrs.field(default=_MIB, validator=_at_least(64))
+    max_entry_bytes: int = attrs.field(default=_MIB, validator=_between(64, LENGTH_LIMIT))
     statement_timeout: float = attrs.field(default=30.0, validator=_seconds(positive=True))
     retry_backoff: float = attrs.field(default=0.1, validator=_seconds(positive=True))
     retry_backoff_max: float = attrs.field(default=5.0, validator=_seconds(positive=True))

@@ -278,9 +278,9 @@ class _Patience:
         milliseconds = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
         # In WAL nobody is in the way of a transaction that has begun; in other journals readers are in the way of its COMMIT.
         is_wal = connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        files = [row[1] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] != "temp"]
+        databases = [row[1] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] != "temp"]
         connection.exec_driver_sql("PRAGMA busy_timeout=0")
-        return cls(milliseconds, to_commit=not is_wal or len(files) > 1)
+        return cls(milliseconds, to_commit=not is_wal or len(databases) > 1)
 
     def begin(self, connection: Connection) -> None:
         """

@@ -2,10 +2,11 @@
  * Rows of audit_log from the entries of a batch, in C; the twin of make_rows_in_python() in audit_buffer/sinks/_rows.py.
  *
  * Of an entry, a JSON array, msgspec takes apart what stands in front of the details; they go into the row as the text they are. They are
- * not looked at again, because the ring's checksum says that they are what the encoder wrote.
+ * not taken apart again, because the ring's checksum says that they are what the encoder wrote.
  *
  * Guarantees:
- *   - No byte outside of an entry is read, whatever is in it. What is no entry is a ValueError, and msgspec's where it says so.
+ *   - No byte outside of an entry is read, whatever is in it. What is no entry is a ValueError (msgspec's are), and what is
+ *     no time an OverflowError.
  */
 
 #include "../_speedups.h"
@@ -23,6 +24,7 @@
 typedef struct {
     PyObject *as_text; /* makes a time's text */
     long long start;
+    int is_known;
     char text[UP_TO_FRACTION];
 } Second;
 
@@ -81,6 +83,10 @@ head_of(PyObject *decode, const char *entry, const char *details)
 static int
 turn_second(Second *second, long long micros)
 {
+    if (micros < -(1LL << 62) || micros > 1LL << 62) {
+        PyErr_SetString(PyExc_OverflowError, "no calendar has such a time");
+        return -1;
+    }
     long long start = micros - (micros % MICROSECONDS + MICROSECONDS) % MICROSECONDS;
     PyObject *text = PyObject_CallFunction(second->as_text, "L", start);
     Py_ssize_t length;
@@ -91,6 +97,7 @@ turn_second(Second *second, long long micros)
     } else if (characters != NULL) {
         memcpy(second->text, characters, UP_TO_FRACTION);
         second->start = start;
+        second->is_known = 1;
         result = 0;
     }
     Py_XDECREF(text);
@@ -104,10 +111,10 @@ time_text(Second *second, PyObject *recorded)
     if (micros == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (micros < second->start || micros - second->start >= MICROSECONDS) {
-        if (turn_second(second, micros) < 0) {
-            return NULL;
-        }
+    /* As unsigned: whatever lies before the second is far behind it then, and no difference is too large. */
+    unsigned long long since = (unsigned long long)micros - (unsigned long long)second->start;
+    if ((!second->is_known || since >= MICROSECONDS) && turn_second(second, micros) < 0) {
+        return NULL;
     }
     PyObject *text = PyUnicode_New(TIME_LENGTH, 127);
     if (text != NULL) {
@@ -127,6 +134,15 @@ details_text(const char *details, Py_ssize_t size)
     if (size == 4 && memcmp(details, "null", 4) == 0) {
         return Py_NewRef(Py_None);
     }
+    /* The encoder escapes control characters, and the lines of a COPY are made of texts that have none. */
+    int has_control = 0;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        has_control |= (unsigned char)details[i] < 0x20;
+    }
+    if (has_control) {
+        PyErr_SetString(PyExc_ValueError, "a control character in the details");
+        return NULL;
+    }
     return PyUnicode_DecodeUTF8(details, size, NULL);
 }
 
@@ -145,16 +161,19 @@ make_row(PyObject *identity, PyObject *stored, PyObject *decode, Second *second)
         return NULL;
     }
     PyObject *head = head_of(decode, entry, details);
-    PyObject *row = head ? PyTuple_New(3 + HEAD_FIELDS) : NULL;
-    PyObject *recorded = row ? time_text(second, PyTuple_GET_ITEM(head, 0)) : NULL;
-    PyObject *occurred = NULL, *text = NULL;
+    PyObject *recorded = head ? time_text(second, PyTuple_GET_ITEM(head, 0)) : NULL;
+    PyObject *occurred = NULL, *text = NULL, *row = NULL;
     if (recorded != NULL) {
         PyObject *micros = PyTuple_GET_ITEM(head, OCCURRED);
         occurred = micros == Py_None ? Py_NewRef(recorded) : PyObject_CallOneArg(second->as_text, micros);
+    }
+    if (occurred != NULL) {
         text = details_text(details, entry + size - 1 - details);
     }
-    if (occurred == NULL || text == NULL) {
-        Py_CLEAR(row);
+    if (text != NULL) {
+        row = PyTuple_New(3 + HEAD_FIELDS); /* last: while Python runs, the collector must not meet it half made */
+    }
+    if (row == NULL) {
         Py_XDECREF(recorded);
         Py_XDECREF(occurred);
         Py_XDECREF(text);
@@ -183,7 +202,7 @@ make_rows(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t co
     /* A copy: what decodes could change a list. */
     PyObject *stored = PySequence_Tuple(arguments[1]);
     PyObject *rows = stored ? PyList_New(0) : NULL;
-    Second second = {.as_text = arguments[3], .start = -(1LL << 62)};
+    Second second = {.as_text = arguments[3], .is_known = 0};
     for (Py_ssize_t i = 0; rows != NULL && i < PyTuple_GET_SIZE(stored); i++) {
         PyObject *row = make_row(arguments[0], PyTuple_GET_ITEM(stored, i), arguments[2], &second);
         if (row == NULL || PyList_Append(rows, row) < 0) {

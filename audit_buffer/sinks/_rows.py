@@ -52,7 +52,6 @@ _Head = tuple[int, int | None, str, str | None, str | None, str, str | None]
 _Entry = tuple[int, int | None, str, str | None, str | None, str, str | None, msgspec.Raw]
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode = msgspec.json.Decoder(_Entry).decode
-_NO_SECOND = -(1 << 62)
 
 
 def rows_of(buffer_id: UUID, stored: Sequence[Stored]) -> list[Row]:
@@ -63,23 +62,23 @@ def rows_of(buffer_id: UUID, stored: Sequence[Stored]) -> list[Row]:
 
 
 def make_rows_in_python(
-    identity: str, stored: Sequence[Stored], _decode_head: object, as_text: Callable[[int], str]
+    identity: str, stored: Sequence[Stored], decode_head: object, as_text: Callable[[int], str]
 ) -> list[Row]:
     """
     Return the rows of the entries in *stored*; the part of a time up to the second is made once per second.
 
     Args:
         identity: The id of their buffer, in hexadecimal.
-        _decode_head: Takes an entry apart that ends in front of its details; only the twin in C needs it.
+        decode_head: Takes an entry apart that ends in front of its details; only the twin in C needs it.
         as_text: Makes the text of a time in microseconds, as every database reads it.
     """
     rows: list[Row] = []
     append, decode = rows.append, _decode
-    second, head = _NO_SECOND, ""
+    second, head = 0, ""
     for seq, payload in stored:
         recorded, occurred, event_type, actor, resource, outcome, correlation_id, raw = decode(payload)
         micros = recorded - second
-        if not 0 <= micros < 1_000_000:
+        if not head or not 0 <= micros < 1_000_000:
             second = recorded // 1_000_000 * 1_000_000
             micros, head = recorded - second, as_text(second)[:20]
         at = f"{head}{micros:06d}"

@@ -4,6 +4,7 @@ A record's bytes are the same, and are read the same, in C and in Python.
 
 from __future__ import annotations
 
+import sys
 from mmap import mmap
 from unittest.mock import patch
 from uuid import UUID
@@ -164,3 +165,26 @@ def test_entries_are_read_alike(
     elif len(run.entries) < max_entries:
         assert sum(len(payload) for _, payload in entries[: len(run.entries) + 1]) > max_bytes
     assert run.entries or not entries
+
+
+@pytest.mark.parametrize("bound", [sys.maxsize, 1 << 63, 1 << 80])
+def test_a_bound_may_be_larger_than_what_a_machine_counts(bound: int) -> None:
+    """
+    As in a configuration that wants none.
+    """
+    image, end = image_of([10, 20], LAYOUT.capacity)
+    run = read_entries(image, LAYOUT, LAYOUT.capacity, 0, end, bound, bound)
+    assert [seq for seq, _ in run.entries] == [1, 2]
+
+
+@in_c
+@pytest.mark.parametrize("number", [(1 << 63) - 1, -(1 << 63), 1 << 62])
+@pytest.mark.parametrize("which", ["shift", "end", "position", "stop"])
+def test_no_position_is_so_far_that_it_leads_out_of_the_buffer(number: int, which: str) -> None:
+    """
+    Not even in a forged ring: the sum of such a position and a length would be negative.
+    """
+    given = {"shift": 0, "end": 64, "position": 0, "stop": 64, which: number}
+    lap = (given["shift"], 0, given["end"])
+    with pytest.raises(ValueError, match="no ring has a place"):
+        _frame.read_lap(bytes(64), lap, given["position"], 0, given["stop"], 1, 1, [], [])

@@ -9,6 +9,7 @@ import tracemalloc
 from multiprocessing import get_context
 from pathlib import Path
 
+import attrs
 import pytest
 
 from audit_buffer import _ring_disk
@@ -276,6 +277,27 @@ def test_a_file_without_a_header_is_set_aside(tmp_path: Path) -> None:
     assert [type(error) for error in refused] == [RingCorrupt]
     assert (tmp_path / "00.ring.corrupt").read_bytes() == bytes(100)
     assert "neither" in (tmp_path / "00.ring.reason").read_text()
+
+
+@pytest.mark.parametrize("field", ["committed_position", "retained_position"])
+def test_a_header_that_says_what_cannot_be_is_set_aside(tmp_path: Path, field: str) -> None:
+    """
+    Forged, with a right checksum: it does not keep the other rings from being delivered.
+    """
+    forged = filled(tmp_path, 3)
+    header = attrs.evolve(forged._header, generation=9, created_us=0, **{field: (1 << 64) - 16})
+    for slot in SLOTS:
+        forged._map[slot : slot + HEADER_SIZE] = header.pack()
+    forged.abandon()
+    filled(tmp_path, 5).abandon()
+    refused: list[RingError] = []
+    (orphan,) = orphans(tmp_path, LABEL, on_refused=refused.append)
+    assert take_all(orphan) == expected(1, 5)
+    orphan.abandon()
+    (error,) = refused
+    assert isinstance(error, RingCorrupt)
+    assert f"{field} is 18446744073709551600" in str(error)
+    assert forged.path.with_name(f"{forged.path.name}.corrupt").exists()
 
 
 def test_a_file_cut_short_is_set_aside_unread(tmp_path: Path) -> None:

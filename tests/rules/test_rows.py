@@ -97,6 +97,36 @@ def outcome(make: Callable[[list[tuple[int, bytes]]], list[Row]], payload: bytes
 
 
 @in_c
+@pytest.mark.parametrize("recorded", [1 << 61, 1 << 62, (1 << 63) - 1, -(1 << 62), -(1 << 63), 1 << 63])
+@pytest.mark.parametrize("first", [None, 0, -1])
+def test_a_time_that_no_calendar_has_is_refused(recorded: int, first: int | None) -> None:
+    """
+    In front of the first entry and behind another, as recorded and as occurred: an OverflowError, in C and in Python.
+    """
+    for times in ((recorded, None), (0, recorded)):
+        entries = [
+            (micros, occurred, "a", None, None, "b", None, None)
+            for micros, occurred in [(first, None), times]
+        ]
+        stored = [(1, msgspec.json.encode(entry)) for entry in entries if entry[0] is not None]
+        for make in (in_python, lambda stored: rows_of(IDENTITY, stored)):
+            with pytest.raises(OverflowError):
+                make(stored)
+
+
+@in_c
+@pytest.mark.parametrize("details", [b'{"a":"\xff"}', b'{"a":"\n"}', b"{}\n1\t2", b'"\x1f"', b"\x00"])
+def test_details_that_no_encoder_writes_are_refused(details: bytes) -> None:
+    """
+    A line break would be a row of its own in a COPY.
+    """
+    stored = [(1, b'[0,1,"a",null,null,"b",null,' + details + b"]")]
+    for make in (in_python, lambda stored: rows_of(IDENTITY, stored)):
+        with pytest.raises(ValueError):
+            make(stored)
+
+
+@in_c
 def test_an_entry_without_details_is_none() -> None:
     """
     Seven fields are what the part in front of the details looks like.
