@@ -311,8 +311,8 @@ def _unless_locked(connection: Connection, statement: str, patience: float = 0.0
             waited = time.monotonic() - started
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or waited >= max(1.0, patience):
                 raise
-        # What is waited in vain is a tenth of what had to be waited, or too short to matter.
-        time.sleep(min(0.0005 + waited / 10, 0.01))
+        # What is waited in vain is too short to matter. Not much longer with time: who waits longest must not look least often.
+        time.sleep(min(0.0005 + waited / 50, 0.01))
 
 
 def _set_strict(connection: Connection) -> None:
