@@ -146,6 +146,7 @@ def finish(audit: AuditBuffer) -> dict[int, str]:
     channel.begin_close()
     while audit._writer.step():
         pass
+    audit.close()  # or each of many thousands would begin anew in whatever a later test forks
     now = channel.snapshot()
     assert now.committed == now.published
     assert (now.pending, now.pending_bytes) == (0, 0), "numbers are mended"
