@@ -5,8 +5,8 @@
  * not taken apart again, because the ring's checksum says that they are what the encoder wrote.
  *
  * Guarantees:
- *   - No byte outside of an entry is read, whatever is in it. What is no entry is a ValueError (msgspec's are), and what is
- *     no time an OverflowError.
+ *   - No byte outside of an entry is read, whatever is in it. What is no entry is msgspec's error
+ *     or a ValueError, and what is no time an OverflowError.
  */
 
 #include "../_speedups.h"

@@ -114,7 +114,7 @@ def test_put_is_whole_or_not_at_all(entries_before: int, size: int) -> None:
         assert ring._all_released()
         assert find(bytes(ring._map[:])).damage is None
 
-    assert interrupted_everywhere(lambda: prepared(entries_before, size), put, check) > 60
+    assert interrupted_everywhere(lambda: prepared(entries_before, size), put, check) > 40
 
 
 def test_put_into_a_ring_that_must_reclaim_room_is_whole_or_not_at_all() -> None:

@@ -21,6 +21,8 @@ from tests.rules.values import naughty_text
 
 
 IDENTITY = UUID(int=0xA0D17)
+# In older releases msgspec's errors are no ValueErrors.
+REFUSED = (ValueError, msgspec.MsgspecError)
 TEXTS = naughty_text().filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | TEXTS,
@@ -79,21 +81,21 @@ def test_rows_are_made_alike(entries: list[tuple[Any, ...]]) -> None:
 )
 def test_what_is_no_entry_is_refused(cut: int, flip: tuple[int, int], entry: tuple[Any, ...]) -> None:
     """
-    Cut short or changed in front of its details, it is a ValueError in C where it is one in Python.
+    Cut short or changed in front of its details, it is refused in C where it is refused in Python.
     """
     whole = bytearray(msgspec.json.encode(entry))
     whole[flip[0] % len(whole)] = flip[1]
     payload = bytes(whole[:cut] if cut < len(whole) // 2 else whole)
     expected, found = outcome(in_python, payload), outcome(lambda stored: rows_of(IDENTITY, stored), payload)
     # Behind the head C looks at nothing but the encoding.
-    assert found == expected or (expected is ValueError and isinstance(found, list))
+    assert found == expected or (expected is None and isinstance(found, list))
 
 
 def outcome(make: Callable[[list[tuple[int, bytes]]], list[Row]], payload: bytes) -> Any:
     try:
         return make([(1, payload)])
-    except ValueError:
-        return ValueError
+    except REFUSED:
+        return None
 
 
 @in_c
@@ -122,7 +124,7 @@ def test_details_that_no_encoder_writes_are_refused(details: bytes) -> None:
     """
     stored = [(1, b'[0,1,"a",null,null,"b",null,' + details + b"]")]
     for make in (in_python, lambda stored: rows_of(IDENTITY, stored)):
-        with pytest.raises(ValueError):
+        with pytest.raises(REFUSED):
             make(stored)
 
 
