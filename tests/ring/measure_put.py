@@ -2,7 +2,7 @@
 What `RingFile.put()` costs beside its floor: `python -m tests.ring.measure_put`.
 
 The floor is what cannot be left out, inline: pack the header, two checksums, store payload and header into a mapping
-(zeroing the room ahead is left out: most calls find it done). Both run in turn over the same warm mapping; the best of many rounds counts, because
+(zeroing the place of the next header is left out). Both run in turn over the same warm mapping; the best of many rounds counts, because
 everything else on the machine only ever adds.
 """
 
