@@ -1,6 +1,6 @@
 /*
- * What is done in C where a compiler is found: each function has a twin in Python, which stands in for it, in the module whose name its
- * file has. All of them are called, and call Python, as METH_FASTCALL functions do.
+ * What is done in C where a compiler is found. Each function that Python calls has a twin there, which stands in for it, in the module
+ * whose name its file has; the others prepare tables when the module is imported.
  */
 
 #ifndef AUDIT_BUFFER_SPEEDUPS_H

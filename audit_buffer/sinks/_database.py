@@ -9,28 +9,24 @@ Guarantees:
       made is no primary: nothing is read there, because a position that is behind would look like a loss.
     * Nothing on it takes for ever: see `_timeouts`. A server that does not answer is cut off.
     * MariaDB: strict mode, so that nothing is cut short without an error.
-    * SQLite: in WAL with ``synchronous=FULL`` (the default journal loses the last acknowledged commit at a power cut),
-      and BEGIN IMMEDIATE (a deferred BEGIN that turns into a write fails at once beside another writer).
+    * SQLite: in WAL with ``synchronous=FULL``, and BEGIN IMMEDIATE; see `_sqlite`.
 
 Called by one thread at a time.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import attrs
-from sqlalchemy import Connection, CursorResult, Engine, StaticPool
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, StaticPool
 
 from audit_buffer.errors import ConfigError, SinkError
 from audit_buffer.sinks._connecting import connect_outside_pool, require_writable
 from audit_buffer.sinks._engines import is_private_memory
 from audit_buffer.sinks._rollback import is_clean_after, refuse_aborted
+from audit_buffer.sinks._sqlite import Patience, set_durable
 from audit_buffer.sinks._timeouts import Timeouts, set_limits
 from audit_buffer.sinks._watchdog import Watchdog
 
@@ -64,7 +60,7 @@ class Database:
         # The one connection of a static pool is the application's, too: borrow it per transaction, change nothing.
         self._shared = isinstance(engine.pool, StaticPool)
         self._immediate = self._sqlite and not self._shared
-        self._patience: _Patience | None = None
+        self._patience: Patience | None = None
         self.limit(timeouts or Timeouts())
 
     def limit(self, timeouts: Timeouts) -> None:
@@ -87,7 +83,7 @@ class Database:
         connection = self._connection or self._connect(to_write=True)
         with self._dropped_on_error(), self._watchdog:
             if self._immediate:
-                self._patience = self._patience or _Patience.of(connection)
+                self._patience = self._patience or Patience.of(connection)
                 self._patience.begin(connection)
                 yield connection
                 connection.exec_driver_sql("COMMIT")
@@ -157,7 +153,7 @@ class Database:
         """
         if self._sqlite:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            _set_durable(connection)
+            set_durable(connection)
         elif self.engine.dialect.name in ("mysql", "mariadb"):
             _set_strict(connection)
         set_limits(connection, self._timeouts)
@@ -236,83 +232,6 @@ def _raw(connection: Connection) -> Any:
     Return the driver's connection.
     """
     return connection.connection.dbapi_connection
-
-
-def _set_durable(connection: Connection) -> None:
-    """
-    Have SQLite keep what it has committed through a power cut.
-
-    Raises:
-        SinkError: It does something else.
-    """
-    wal = _unless_locked(connection, "PRAGMA journal_mode=WAL").scalar() == "wal"
-    # Where there can be no WAL (a network file system), EXTRA makes the rollback journal as safe.
-    level, number = ("FULL", 2) if wal else ("EXTRA", 3)
-    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-    found = connection.exec_driver_sql("PRAGMA synchronous").scalar()
-    if found != number:
-        raise SinkError(f"PRAGMA synchronous is {found} after it was set to {level}")
-
-
-@attrs.frozen
-class _Patience:
-    """
-    How a writer's connection waits for other writers of a SQLite file.
-
-    SQLite's own busy handler looks again after 1, 2, 5, 10 and so on up to 100 ms. Where several processes write all the
-    time, they would all be asleep for a good part of it. So it is switched off, and `begin()` looks by itself.
-
-    Attributes:
-        milliseconds: The connection's ``busy_timeout``.
-        to_commit: Whether a COMMIT may have to wait, too, so that the busy handler is needed inside a transaction.
-    """
-
-    milliseconds: int
-    to_commit: bool
-
-    @classmethod
-    def of(cls, connection: Connection) -> _Patience:
-        """
-        Return that of *connection*, on which nothing has begun yet.
-        """
-        milliseconds = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-        # In WAL nobody is in the way of a transaction that has begun; in other journals readers are in the way of its COMMIT.
-        is_wal = connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        databases = [row[1] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] != "temp"]
-        connection.exec_driver_sql("PRAGMA busy_timeout=0")
-        return cls(milliseconds, to_commit=not is_wal or len(databases) > 1)
-
-    def begin(self, connection: Connection) -> None:
-        """
-        Begin a transaction that may write as soon as nobody else's lies open.
-        """
-        # Each statement more is a turn of the GIL, which takes 5 ms beside a busy thread.
-        if self.to_commit:
-            connection.exec_driver_sql("PRAGMA busy_timeout=0")
-        # When this raises, the connection is dropped.
-        _unless_locked(connection, "BEGIN IMMEDIATE", self.milliseconds / 1000)
-        if self.to_commit:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={self.milliseconds}")
-
-
-def _unless_locked(connection: Connection, statement: str, patience: float = 0.0) -> CursorResult[Any]:
-    """
-    Execute *statement*, again for *patience* seconds, or one, while SQLite says at once that the database is locked.
-
-    Its busy handler is not asked while another process switches to WAL, or is the last one to leave it; both are over
-    soon. See "Sometimes Queries Return SQLITE_BUSY In WAL Mode" in SQLite's documentation.
-    """
-    started = time.monotonic()
-    while True:
-        try:
-            return connection.exec_driver_sql(statement)
-        except OperationalError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-            waited = time.monotonic() - started
-            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or waited >= max(1.0, patience):
-                raise
-        # What is waited in vain is too short to matter. Not much longer with time: who waits longest must not look least often.
-        time.sleep(min(0.0005 + waited / 50, 0.01))
 
 
 def _set_strict(connection: Connection) -> None:

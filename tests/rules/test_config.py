@@ -83,6 +83,7 @@ BAD = [
     ("on_full", None),
     ("ring_bytes", 64 * 1024 - 1),
     ("max_entry_bytes", 63),
+    ("max_entry_bytes", 1 << 28),
     ("ring_dir", 5),
     ("handle_signals", "SIGTERM"),
     ("handle_signals", ["SIGNAL"]),

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool, StaticPool
 from audit_buffer import AuditBuffer, AuditService, ConfigError, SinkError, TableSink, instrumentation
 from audit_buffer.instrumentation import Event, SinkUnavailable
 from audit_buffer.schema import metadata
-from audit_buffer.sinks import _database
+from audit_buffer.sinks import _database, _sqlite
 from audit_buffer.sinks._database import Database
 from audit_buffer.sinks._engines import sqlite_file
 from audit_buffer.sinks._entries import EntrySink
@@ -189,7 +189,7 @@ def test_sqlite_without_wal_takes_the_safest_rollback_journal() -> None:
     EXTRA, which syncs the folder, too.
     """
     connection: Any = Answers(journal_mode="delete", synchronous=3)
-    _database._set_durable(connection)
+    _sqlite.set_durable(connection)
     assert "PRAGMA synchronous=EXTRA" in connection.asked
 
 
@@ -199,7 +199,7 @@ def test_settings_that_do_not_hold_are_an_error() -> None:
     """
     durable: Any = Answers(journal_mode="wal", synchronous=1)
     with pytest.raises(SinkError, match="PRAGMA synchronous is 1 after it was set to FULL"):
-        _database._set_durable(durable)
+        _sqlite.set_durable(durable)
     strict: Any = Answers(sql_mode="ANSI")
     with pytest.raises(SinkError, match="sql_mode is not strict"):
         _database._set_strict(strict)
