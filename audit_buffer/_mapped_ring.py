@@ -24,6 +24,7 @@ from mmap import mmap
 from pathlib import Path
 from uuid import UUID
 
+from . import _ring_disk as disk
 from ._frame import HEADER_BYTES, KIND_OFFSET, LENGTH_LIMIT, PAD, footprint, scan, seal, store_payload
 from ._ring import Payload
 from ._ring_reader import RingReader
@@ -31,6 +32,11 @@ from .errors import RingCorrupt, RingError
 
 
 __all__ = ["MappedRing"]
+
+# Bytes behind the last entry whose pages are to be in memory: what a thread that does nothing but record fills in some milliseconds.
+_AHEAD = 1024 * 1024
+# So many more of them are worth a call of the system.
+_WORTH_A_CALL = 64 * 1024
 
 
 class MappedRing(RingReader):
@@ -45,6 +51,7 @@ class MappedRing(RingReader):
         super().__init__(path, mapping, adopted_in=adopted_in)
         self.max_payload = min(self._layout.capacity // 2 - HEADER_BYTES, LENGTH_LIMIT)
         self._durable = False
+        self._prepared = self._end  # up to where `_prepare()` has been
         # An entry must end here or before, so that the empty header behind it has room too. 0: ask _put_slow().
         self._full = 0
         self._turn_lap()
@@ -150,6 +157,23 @@ class MappedRing(RingReader):
         self._end = end
         return True
 
+    def _prepare(self) -> None:
+        """
+        Have the pages of the next entries in memory, so that `put()` does not wait for each of them.
+
+        Not once the ring is synced: what is in memory and not used yet would be written to the disk, too.
+        """
+        stop = self._end + min(_AHEAD, self._layout.capacity // 2)
+        if self._durable or self._adopted or stop - self._prepared < _WORTH_A_CALL:
+            return
+        start = max(self._end, self._prepared)
+        lap_end = min(self._layout.lap_end(start), stop)
+        for first, last in ((start, lap_end), (lap_end, stop)):
+            if first < last:
+                at = self._layout.offset(first)
+                disk.populate(self._map, at, at + last - first)
+        self._prepared = stop
+
     def _pad(self) -> None:
         """
         Fill the rest of the lap with a pad record.
@@ -207,6 +231,7 @@ class MappedRing(RingReader):
     def release(self, through: int, now: float = 0.0) -> None:
         super().release(through, now)
         self._open_room()
+        self._prepare()
 
     def _all_released(self) -> bool:
         self._settle()

@@ -14,6 +14,7 @@ Assumptions:
 from __future__ import annotations
 
 from collections import deque
+from struct import Struct
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -27,6 +28,9 @@ Payload = bytes | bytearray
 
 # One entry in a ring: its seq and its encoded bytes.
 Stored = tuple[int, bytes]
+
+_SEQ = Struct("<Q")
+_pack_seq = _SEQ.pack
 
 
 class Ring(Protocol):
@@ -159,6 +163,9 @@ class MemoryRing:
     A ring in this process: as fast as a deque, and gone with the process.
 
     Its bound is the channel's (entries and bytes); `put()` never refuses.
+
+    An entry that waits is one object, its bytes behind its seq. As a tuple it would be three, and the garbage collector, which counts
+    tuples, would run inside of `record()`.
     """
 
     survives_exit = False
@@ -166,7 +173,7 @@ class MemoryRing:
 
     def __init__(self, buffer_id: UUID | None = None) -> None:
         self.buffer_id = buffer_id or uuid4()
-        self._entries: deque[Stored] = deque()
+        self._entries: deque[bytes] = deque()
         self._gone = 0
         self._handed: list[Stored] = []  # what the last take() returned, or was about to
         # For a failover: what was taken and is not released, what was released (and when), and through where that is gone.
@@ -178,10 +185,10 @@ class MemoryRing:
 
     @property
     def last_seq(self) -> int:
-        return self._entries[-1][0] if self._entries else self._gone
+        return _seq_of(self._entries[-1]) if self._entries else self._gone
 
     def put(self, seq: int, payload: Payload) -> bool:
-        self._entries.append((seq, bytes(payload)))
+        self._entries.append(_pack_seq(seq) + payload)
         return True
 
     def has_room(self, size: int) -> bool:
@@ -196,7 +203,7 @@ class MemoryRing:
         size = 0
         # By its place: an iterator would not allow a finalizer to put an entry meanwhile.
         while len(taken) < max_entries and len(taken) < len(entries):
-            entry = entries[len(taken)]
+            entry = _unpacked(entries[len(taken)])
             size += len(entry[1])
             if taken and size > max_bytes:
                 break
@@ -213,16 +220,16 @@ class MemoryRing:
     def rewind(self, after: int) -> None:
         entries = self._entries
         for entry in reversed(self._handed):
-            if entry[0] > after and (not entries or entries[0][0] > entry[0]):
-                entries.appendleft(entry)
+            if entry[0] > after and (not entries or _seq_of(entries[0]) > entry[0]):
+                entries.appendleft(_pack_seq(entry[0]) + entry[1])
         while self._in_hand and self._in_hand[-1][0] > after:
             self._in_hand.pop()
 
     def skip(self) -> Stored | None:
         if not self._entries:
             return None
-        self._gone = self._entries[0][0]
-        return self._entries.popleft()
+        self._gone = _seq_of(self._entries[0])
+        return _unpacked(self._entries.popleft())
 
     def retain(self, retention: Retention) -> None:
         self._retention = retention
@@ -284,3 +291,12 @@ class MemoryRing:
 
     def close(self) -> None:
         self._entries.clear()
+
+
+def _seq_of(packed: bytes) -> int:
+    seq: int = _SEQ.unpack_from(packed)[0]
+    return seq
+
+
+def _unpacked(packed: bytes) -> Stored:
+    return _seq_of(packed), packed[_SEQ.size :]

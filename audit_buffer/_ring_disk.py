@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -44,6 +45,7 @@ __all__ = [
     "make_directory",
     "open_existing",
     "open_new",
+    "populate",
     "read_start",
     "reason_for",
     "set_aside",
@@ -58,6 +60,8 @@ __all__ = [
 # struct flock: type, whence, start, length, pid, in the platform's own layout.
 _FLOCK = struct.Struct("hhqqi0q")
 _FIRST_BYTE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+# Of madvise(), since Linux 5.14.
+_MADV_POPULATE_WRITE = 23
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _RIGHTS_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _REMEDIES = {
@@ -174,6 +178,18 @@ def allocate(fd: int, size: int, path: Path) -> None:
         block = bytes(1 << 20)
         for start in range(0, size, len(block)):
             os.pwrite(fd, block[: size - start], start)
+
+
+def populate(mapping: mmap.mmap, start: int, stop: int) -> None:
+    """
+    Have the pages between two offsets of *mapping* in memory and writable, so that a store need not wait for them.
+
+    Where the system cannot do that, each comes when it is touched.
+    """
+    start &= -mmap.PAGESIZE
+    if sys.platform == "linux":
+        with suppress(OSError):
+            mapping.madvise(_MADV_POPULATE_WRITE, start, stop - start)
 
 
 def sync_data(fd: int) -> None:

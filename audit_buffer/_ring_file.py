@@ -88,6 +88,7 @@ class RingFile(MappedRing):
         try:
             ring._publish(path)  # noqa: SLF001
             disk.sync_directory(directory)
+            ring._prepare()  # noqa: SLF001
         except BaseException:
             ring._discard()  # noqa: SLF001
             raise

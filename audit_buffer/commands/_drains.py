@@ -35,7 +35,7 @@ from audit_buffer.sinks._protocol import Batch
 from audit_buffer.sinks._rows import COLUMNS
 
 
-__all__ = ["GatedSink", "batches_of", "clear", "database_kind", "gated", "measure_drains", "rows_of_events"]
+__all__ = ["GatedSink", "batches_of", "clear", "database_kind", "empty", "gated", "measure_drains", "rows_of_events"]
 
 # A backlog is drained so quickly that one repetition takes so many times the entries of the others.
 _TIMES = 4
@@ -156,12 +156,15 @@ def _drain(
 
 def clear(sink: GatedSink) -> None:
     """
-    Empty the table.
+    Empty the table that *sink* writes into.
     """
-    _clear(sink._database.engine)  # noqa: SLF001  (a subclass of ours)
+    empty(sink._database.engine)  # noqa: SLF001  (a subclass of ours)
 
 
-def _clear(engine: Engine) -> None:
+def empty(engine: Engine) -> None:
+    """
+    Empty `audit_log`.
+    """
     statement = "DELETE FROM" if engine.dialect.name == "sqlite" else "TRUNCATE TABLE"
     with engine.connect() as connection:
         connection.execute(text(f"{statement} {audit_log.name}"))
@@ -233,7 +236,7 @@ class _Sqlite3:
         """
         Return rows a second, all of them committed.
         """
-        _clear(self._engine)
+        empty(self._engine)
         tuples = [
             (
                 row["buffer_id"].hex,
@@ -277,7 +280,7 @@ class _Core:
         """
         Return rows a second, all of them committed.
         """
-        _clear(self._engine)
+        empty(self._engine)
         gc.collect(1)
         with self._engine.connect() as connection, beside():
             started = perf_counter()

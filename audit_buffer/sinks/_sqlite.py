@@ -22,7 +22,11 @@ from sqlalchemy.exc import OperationalError
 from audit_buffer.errors import SinkError
 
 
-__all__ = ["Patience", "set_durable"]
+__all__ = ["Patience", "pause_after", "set_durable"]
+
+# Seconds that somebody has waited for the file.
+_LATELY = 0.01
+_LONG = 1.0
 
 
 def set_durable(connection: Connection) -> None:
@@ -98,5 +102,17 @@ def _unless_locked(connection: Connection, statement: str, patience: float = 0.0
             waited = time.monotonic() - started
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or waited >= max(1.0, patience):
                 raise
-        # What is waited in vain is too short to matter. Not much longer with time: who waits longest must not look least often.
-        time.sleep(min(0.0005 + waited / 50, 0.01))
+        time.sleep(pause_after(waited))
+
+
+def pause_after(waited: float) -> float:
+    """
+    Return how many seconds later to look again whether the file is free, after *waited* seconds.
+
+    Other buffers hold it for some milliseconds, and the gap before the next one of them is as short. So who has come lately looks less
+    often than who has waited through a few of them: that one shall be next. Whoever holds it for a second is no buffer, and a look
+    costs some 10 µs.
+    """
+    if waited > _LONG:
+        return 0.01
+    return 0.002 if waited < _LATELY else 0.0005

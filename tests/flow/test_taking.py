@@ -4,6 +4,7 @@ An exception inside `take()`, at the places that matter one by one (test_interru
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -115,3 +116,20 @@ def test_the_ring_is_given_up_when_the_last_sync_is_over() -> None:
     flow.clock.acts.append(lambda: setattr(flow.channel, "_syncing", False))
     flow.channel.close_ring()
     assert flow.clock.acts == []
+
+
+def test_what_waits_in_memory_is_nothing_to_the_garbage_collector() -> None:
+    """
+    It would run inside of `record()`, once in some hundred calls.
+    """
+    ring, payload = MemoryRing(), bytearray(b"{}")
+    gc.collect()
+    gc.disable()
+    try:
+        before = gc.get_count()[0]
+        for seq in range(1, 1001):
+            ring.put(seq, payload)
+        assert gc.get_count()[0] - before < 10
+    finally:
+        gc.enable()
+    assert ring.take(2, 100) == [(1, b"{}"), (2, b"{}")]

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import stat
 import time
 from pathlib import Path
@@ -54,6 +56,71 @@ def test_a_jump_in_seq_is_kept(tmp_path: Path) -> None:
     assert ring.put(7, b"b")
     assert take_all(ring) == [(1, b"a"), (7, b"b")]
     ring.abandon()
+
+
+needs_populate = pytest.mark.skipif(
+    tuple(map(int, re.findall(r"\d+", platform.release())[:2])) < (5, 14),
+    reason="MADV_POPULATE_WRITE came with Linux 5.14",
+)
+
+
+def resident(ring: RingFile) -> int:
+    """
+    Bytes of the mapping that are in memory, as the kernel counts them.
+    """
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.endswith(ring.path.name))
+    line = next(line for line in lines[at:] if line.startswith("Rss:"))
+    return int(line.split()[1]) * 1024
+
+
+@needs_populate
+def test_what_comes_next_is_in_memory_already(tmp_path: Path) -> None:
+    """
+    A `put()` does not wait for a page: after each release so much is ready as was at the start, beyond the end of a lap, too.
+    """
+    size = 4 << 20
+    ring = make(tmp_path, size)
+    ready, payload = resident(ring), bytes(16_368)
+    assert 1 << 20 <= ready < 2 << 20
+    for seq in range(1, 1 + 2 * size // (1 << 14)):
+        before = resident(ring)
+        assert ring.put(seq, payload)
+        assert resident(ring) == before
+        ring.take(1, 0)
+        ring.release(seq)
+    assert resident(ring) == size
+    ring.close()
+
+
+def test_pages_come_when_they_are_touched_where_the_system_knows_no_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A kernel older than the request refuses it; everything else is as ever.
+    """
+    monkeypatch.setattr(_ring_disk, "_MADV_POPULATE_WRITE", 9999)
+    ring = make(tmp_path, 4 << 20)
+    assert resident(ring) < 1 << 16
+    assert ring.put(1, b"a")
+    assert take_all(ring) == [(1, b"a")]
+    ring.release(1)
+    ring.close()
+
+
+def test_a_ring_that_is_synced_leaves_its_pages_alone(tmp_path: Path) -> None:
+    """
+    What is in memory and was not used yet would be written to the disk at each sync.
+    """
+    ring = make(tmp_path, 4 << 20)
+    ring.sync()
+    ready = resident(ring)
+    for seq in range(1, 11):
+        assert ring.put(seq, bytes(16_368))
+        ring.take(1, 0)
+        ring.release(seq)
+    assert resident(ring) == ready
+    ring.close()
 
 
 @pytest.mark.parametrize("seq", [0, 3, 5])

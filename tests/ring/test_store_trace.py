@@ -51,6 +51,11 @@ class Recording:
         for sector in touched:
             self.states[sector].append(self._sector(sector))
 
+    def madvise(self, *_: int) -> None:
+        """
+        Nothing is stored by that.
+        """
+
     def _sector(self, number: int) -> bytes:
         return bytes(self.memory[number * SECTOR : (number + 1) * SECTOR])
 

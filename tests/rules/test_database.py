@@ -544,3 +544,14 @@ def test_a_missing_right_is_named_when_the_buffer_is_opened(reader: Engine) -> N
     for target in (AuditService(reader), TableSink(reader, TABLE)):
         with pytest.raises(ConfigError, match=r"cannot be written in .*; give the database user the right"):
             AuditBuffer(target, durability="memory")
+
+
+def test_who_waits_for_the_file_looks_more_often_with_time_and_rarely_in_the_end() -> None:
+    """
+    So that nobody who came later is always the quicker one, and a long transaction of somebody else costs no CPU.
+    """
+    waited = [0.0, 0.005, 0.02, 0.1, 0.9]
+    pauses = [_sqlite.pause_after(seconds) for seconds in waited]
+    assert pauses == sorted(pauses, reverse=True)
+    assert 0.0005 <= pauses[-1] < pauses[0] <= 0.005
+    assert _sqlite.pause_after(1.1) == _sqlite.pause_after(1000) == 0.01
