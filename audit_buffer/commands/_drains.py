@@ -35,7 +35,16 @@ from audit_buffer.sinks._protocol import Batch
 from audit_buffer.sinks._rows import COLUMNS
 
 
-__all__ = ["GatedSink", "batches_of", "clear", "database_kind", "empty", "gated", "measure_drains", "rows_of_events"]
+__all__ = [
+    "GatedSink",
+    "batches_of",
+    "clear",
+    "database_kind",
+    "empty",
+    "gated",
+    "measure_drains",
+    "rows_of_events",
+]
 
 # A backlog is drained so quickly that one repetition takes so many times the entries of the others.
 _TIMES = 4

@@ -47,7 +47,7 @@ def measure_processes(run: Run) -> list[Figure]:
     step = run.steps("processes on one SQLite file", len(run.kinds) * run.repeat)
     figures = []
     for kind, events in run.kinds.items():
-        one, several = [], []
+        one, several = list[dict[str, float]](), list[dict[str, float]]()
         for _ in range(run.repeat):
             for processes, rounds in ((1, one), (PROCESSES, several)):
                 empty(run.service.engine)
