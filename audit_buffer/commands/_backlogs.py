@@ -28,7 +28,7 @@ from audit_buffer.commands._bench_run import (
     full_synchronous,
     start_child,
 )
-from audit_buffer.commands._drains import GatedSink, clear
+from audit_buffer.commands._drains import GatedSink, empty
 from audit_buffer.commands._measure import Figure, figure, flatness
 from audit_buffer.config import Durability
 from audit_buffer.service import AuditService
@@ -152,7 +152,7 @@ def _measure(
     ) as buffer:
         call(buffer.record, event)
         buffer.flush()
-        clear(sink)
+        empty(sink.engine)
         sink.gate.clear()
         record, started = buffer.record, thread_time()
         for each in repeat(event, entries):

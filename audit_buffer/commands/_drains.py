@@ -38,7 +38,6 @@ from audit_buffer.sinks._rows import COLUMNS
 __all__ = [
     "GatedSink",
     "batches_of",
-    "clear",
     "database_kind",
     "empty",
     "gated",
@@ -63,6 +62,7 @@ class GatedSink(EntrySink):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
+        self.engine = engine
         self.gate = Event()
         self.gate.set()
         self.sizes: list[int] = []
@@ -150,7 +150,7 @@ def _drain(
     for event in islice(cycle(events), 200):
         call(buffer.record, event)
     buffer.flush()
-    clear(sink)
+    empty(sink.engine)
     sink.gate.clear()
     sink.sizes.clear()
     for event in islice(cycle(events), entries):
@@ -161,13 +161,6 @@ def _drain(
         sink.gate.set()
         buffer.flush()
         return entries / (perf_counter() - started)
-
-
-def clear(sink: GatedSink) -> None:
-    """
-    Empty the table that *sink* writes into.
-    """
-    empty(sink._database.engine)  # noqa: SLF001  (a subclass of ours)
 
 
 def empty(engine: Engine) -> None:
