@@ -167,11 +167,9 @@ class MappedRing(RingReader):
         if self._durable or self._adopted or stop - self._prepared < _WORTH_A_CALL:
             return
         start = max(self._end, self._prepared)
-        lap_end = min(self._layout.lap_end(start), stop)
-        for first, last in ((start, lap_end), (lap_end, stop)):
-            if first < last:
-                at = self._layout.offset(first)
-                disk.populate(self._map, at, at + last - first)
+        stop = min(stop, self._layout.lap_end(start))  # what lies in the next lap comes with the next release
+        at = self._layout.offset(start)
+        disk.populate(self._map, at, at + stop - start)
         self._prepared = stop
 
     def _pad(self) -> None:

@@ -77,7 +77,7 @@ def resident(ring: RingFile) -> int:
 @needs_populate
 def test_what_comes_next_is_in_memory_already(tmp_path: Path) -> None:
     """
-    A `put()` does not wait for a page: after each release so much is ready as was at the start, beyond the end of a lap, too.
+    A `put()` does not wait for a page: after each release so much is ready as was at the start, and in the end all of the file.
     """
     size = 4 << 20
     ring = make(tmp_path, size)
